@@ -1,0 +1,84 @@
+// Files: read-only mappings, and writes that leave the old content or the new, never half.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "optiq/base/result.h"
+
+namespace optiq {
+
+/// A read-only mapping of a whole file. Cheap to copy (shared); bytes() is valid while any copy lives. A file
+/// that shrinks while it is mapped faults on access, as with every mapping.
+class MappedFile {
+ public:
+  /// bad_input where the file is missing, unreadable or no regular file. An empty file maps to an empty span.
+  static Result<MappedFile> open(const std::filesystem::path& path);
+
+  [[nodiscard]] std::span<const std::byte> bytes() const { return bytes_; }
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  std::shared_ptr<const void> mapping_;
+  std::span<const std::byte> bytes_;
+};
+
+/// The content of a text file; bad_input where it cannot be read or is larger than `limit_bytes`.
+Result<std::string> read_text_file(const std::filesystem::path& path, std::uint64_t limit_bytes = 1ull << 32);
+
+/// Replaces `path` by `text`: temporary file beside it, fsync, rename. out_of_resources where that fails
+/// (full disk, read-only folder); the old file is then untouched and the temporary one is gone.
+Status write_file_atomically(const std::filesystem::path& path, std::string_view text);
+
+/// A file being written sequentially. Not copied; removes nothing by itself: staging folders do that.
+class FileWriter {
+ public:
+  static Result<FileWriter> create(const std::filesystem::path& path);
+  /// Opens or makes the file, cuts it to its first `keep_bytes`, and writes on from there.
+  static Result<FileWriter> resume(const std::filesystem::path& path, std::uint64_t keep_bytes);
+  FileWriter(FileWriter&& other) noexcept;
+  FileWriter& operator=(FileWriter&& other) noexcept;
+  ~FileWriter();
+
+  Status write(std::span<const std::byte> bytes);
+  /// Flushes to the device; writing may go on.
+  Status sync();
+  /// Flushes to the device and closes. Call it: a file closed only by the destructor is not known to be
+  /// whole.
+  Status finish();
+
+ private:
+  FileWriter(int descriptor, std::filesystem::path path) : descriptor_(descriptor), path_(std::move(path)) {}
+  int descriptor_ = -1;
+  std::filesystem::path path_;
+};
+
+/// A folder that appears whole or not at all. Files are written into path() (a hidden sibling of the target);
+/// commit() syncs it and swaps it with the target in one rename. Without commit() everything in it is
+/// removed.
+class StagedDirectory {
+ public:
+  /// Refuses (bad_input) a target that exists and is no folder, or that is a folder in which `marker` is
+  /// missing (so that a mistyped OUT never replaces a home folder); an empty existing folder is fine.
+  static Result<StagedDirectory> create(const std::filesystem::path& target, std::string_view marker);
+  StagedDirectory(StagedDirectory&& other) noexcept;
+  StagedDirectory& operator=(StagedDirectory&&) = delete;
+  ~StagedDirectory();
+
+  [[nodiscard]] const std::filesystem::path& path() const { return staging_; }
+  Status commit();
+
+ private:
+  StagedDirectory(std::filesystem::path target, std::filesystem::path staging)
+      : target_(std::move(target)), staging_(std::move(staging)) {}
+  std::filesystem::path target_;
+  std::filesystem::path staging_;
+};
+
+}  // namespace optiq
