@@ -1,0 +1,64 @@
+#include "isa.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "optiq/kernels/ops.h"
+
+namespace optiq::kernels {
+namespace cpu {
+namespace {
+
+#if defined(__x86_64__)
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+         __builtin_cpu_supports("bmi2");
+}
+
+/// All of x86-64-v4, which avx512.cpp is compiled for.
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+}  // namespace
+
+std::vector<const KernelTable*> available_kernels() {
+  std::vector<const KernelTable*> tables;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (has_avx512()) tables.push_back(&avx512_kernels);
+  if (has_avx2()) tables.push_back(&avx2_kernels);
+#endif
+  tables.push_back(&generic_kernels);
+  return tables;
+}
+
+const KernelTable& find_kernels(const char* name) {
+  std::string names;
+  for (const KernelTable* table : available_kernels()) {
+    if (name == nullptr || std::string_view(name) == table->name) return *table;
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", table->name);
+  }
+  throw std::invalid_argument(
+      fmt::format("OPTIQ_CPU_ISA: expected what this machine has ({}), got \"{}\"", names, name));
+}
+
+const KernelTable& kernels() {
+  static const KernelTable& chosen = find_kernels(std::getenv("OPTIQ_CPU_ISA"));
+  return chosen;
+}
+
+}  // namespace cpu
+
+std::string_view cpu_isa() {
+  return cpu::kernels().name;
+}
+
+}  // namespace optiq::kernels

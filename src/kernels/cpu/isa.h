@@ -1,0 +1,104 @@
+// The inner loops of the CPU kernels, one table of functions for each instruction set. All loops are pure
+// functions of their arguments: the same table gives the same bits on every run and thread. Tables differ
+// from each other in rounding only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace optiq::kernels::cpu {
+
+/// How the elements of a matrix are stored.
+enum class Storage { f32, f16, bf16 };
+
+/// Bytes of one element.
+constexpr std::size_t storage_bytes(Storage storage) {
+  return storage == Storage::f32 ? 4 : 2;
+}
+
+/// A row, or a part of one, of a quantized matrix (quant/format.h): `words` and the group values start at the
+/// part's first group; group scales and biases are already widened to f32.
+struct QuantizedRow {
+  const std::uint32_t* words;
+  const float* scales;
+  const float* biases;
+  int bits;
+  int group_size;
+};
+
+/// Up to kDotRows rows share one pass over a weight row.
+inline constexpr std::size_t kDotRows = 4;
+
+struct KernelTable {
+  const char* name;
+
+  /// dst[i] = src[i], exactly.
+  void (*widen)(Storage storage, const void* src, std::size_t n, float* dst);
+  /// Round to nearest, ties to even; NaN stays NaN.
+  void (*narrow_bf16)(const float* src, std::size_t n, std::uint16_t* dst);
+
+  /// y[i] = factor · exp(x[i] − shift), exp within 2 ulp; y may be x.
+  void (*exp_shifted)(const float* x, std::size_t n, float shift, float factor, float* y);
+  /// The largest x[i]; NaN if any is; −∞ for n = 0.
+  float (*maximum)(const float* x, std::size_t n);
+  /// Σ exp(x[i] − shift), compensated: relative error of a few f32 roundings whatever n is.
+  double (*exp_sum)(const float* x, std::size_t n, float shift);
+  /// Σ w·f(t), f(t) = e^−t − 1 + t ≥ 0, for w = exp(a[i] − a_top) and t = (a[i] − b[i]) − shift, compensated;
+  /// w·e^−t is taken as ratio·exp(b[i] − b_top). No cancellation for small t: a series is used there.
+  double (*divergence_sum)(const float* a, float a_top, const float* b, float b_top, float shift, float ratio,
+                           std::size_t n);
+  /// x ← softmax(x), n ≥ 1.
+  void (*softmax)(float* x, std::size_t n);
+  /// dp ← scale · p · (dp − Σ p·dp): the gradient of scores from that of probabilities.
+  void (*softmax_vjp)(const float* p, float* dp, std::size_t n, float scale);
+
+  /// y[r] = Σ w[i]·x[r·stride + i] for r < rows ≤ kDotRows, f32 lanes.
+  void (*dot)(Storage storage, const void* w, std::size_t n, const float* x, std::size_t stride,
+              std::size_t rows, float* y);
+  /// y += factor · x.
+  void (*add_scaled)(float factor, const float* x, std::size_t n, float* y);
+  /// y += x · z.
+  void (*add_product)(const float* x, const float* z, float factor, std::size_t n, float* y);
+
+  /// 1/sqrt(mean(x²) + eps).
+  float (*inverse_rms)(const float* x, std::size_t n, float eps);
+  /// y = x·inverse_rms·weight.
+  void (*rms_norm)(const float* x, const float* weight, std::size_t n, float eps, float* y);
+  /// dx of rms_norm.
+  void (*rms_norm_vjp)(const float* x, const float* weight, const float* dy, std::size_t n, float eps,
+                       float* dx);
+
+  /// y = silu(gate)·up.
+  void (*swiglu)(const float* gate, const float* up, std::size_t n, float* y);
+  void (*swiglu_vjp)(const float* gate, const float* up, const float* dy, std::size_t n, float* dgate,
+                     float* dup);
+
+  /// y[i] = x[i]·c[i] − x[i+n]·s[i], y[i+n] = x[i+n]·c[i] + x[i]·s[i]; `direction` −1 turns backwards.
+  void (*rotate)(const float* x, const float* cosine, const float* sine, float direction, std::size_t n,
+                 float* y);
+
+  /// y = q·s + b; n a multiple of the group size.
+  void (*dequantize)(const QuantizedRow& row, std::size_t n, float* y);
+  /// dot with a quantized row, each weight q·s + b in f32.
+  void (*quantized_dot)(const QuantizedRow& row, std::size_t n, const float* x, std::size_t stride,
+                        std::size_t rows, float* y);
+};
+
+/// The tables this machine can run, best first.
+std::vector<const KernelTable*> available_kernels();
+
+/// The available table of that name, the best one for nullptr; throws std::invalid_argument where there is
+/// none.
+const KernelTable& find_kernels(const char* name);
+
+/// The table in use: find_kernels of the environment variable OPTIQ_CPU_ISA, chosen at first use.
+const KernelTable& kernels();
+
+extern const KernelTable generic_kernels;
+#if defined(__x86_64__)
+extern const KernelTable avx2_kernels;
+extern const KernelTable avx512_kernels;
+#endif
+
+}  // namespace optiq::kernels::cpu
