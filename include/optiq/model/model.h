@@ -1,0 +1,83 @@
+// A decoder over kernels/ops.h: the same code for every family, dense or quantized, block by block.
+#pragma once
+
+#include <mlx/mlx.h>
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+#include "optiq/io/checkpoint.h"
+#include "optiq/kernels/ops.h"
+#include "optiq/model/config.h"
+
+namespace optiq::model {
+
+namespace mx = mlx::core;
+
+/// Keys and values of one block, [batch, kv_heads, tokens, head_dim] f32 each, grown in steps.
+struct LayerCache {
+  mx::array keys = mx::array({});
+  mx::array values = mx::array({});
+  int tokens = 0;  ///< how many of the buffer's rows are valid
+};
+using KvCache = std::vector<LayerCache>;
+
+/// What a caller may change or watch in a forward pass.
+struct Pass {
+  kernels::Compute compute = kernels::Compute::f32;
+  /// Replaces the weight of these modules (by name) by a dense one [out, in], also where the stored one is
+  /// quantized: traced arrays for vjp, perturbed ones for sensitivity. Where embeddings are tied,
+  /// model.embed_tokens is replaced in both of its uses.
+  const std::unordered_map<std::string, mx::array>* weights = nullptr;
+  /// Sees the input [rows.., in] of every quantizable linear module when the graph is built; a tied head's
+  /// goes by the name of model.embed_tokens.
+  std::function<void(const std::string& module, const mx::array& input)> tap = {};
+  KvCache* cache = nullptr;  ///< nullptr: no cache, positions start at 0
+};
+
+/// An open model. Cheap to copy (shared, immutable); safe to use from several threads. Its weights lie in
+/// read-only mappings that MLX may reuse for results once it holds the last reference, so evaluate what was
+/// built from a Model while a copy of the Model lives.
+class Model {
+ public:
+  /// Opens and checks a checkpoint folder, dense or MLX-quantized: every tensor that the family needs is
+  /// there with the shape that config.json says, no quantized module lacks scales or biases, and nothing
+  /// unknown is ignored silently (tensors that no family uses are listed in unused_tensors()). Weights stay
+  /// in the file's mapping: no copy.
+  static Result<Model> open(const std::filesystem::path& folder);
+
+  [[nodiscard]] const ModelConfig& config() const;
+  [[nodiscard]] const io::Checkpoint& checkpoint() const;
+  [[nodiscard]] const std::vector<ModuleShape>& modules() const;
+  [[nodiscard]] const std::vector<std::string>& unused_tensors() const;
+  /// The stored format of a module (dense: bits 16).
+  [[nodiscard]] quant::Format format(const std::string& module) const;
+  /// The dense weight of a module as it is stored [out, in]; bad_input for a quantized one.
+  [[nodiscard]] Result<mx::array> dense_weight(const std::string& module) const;
+  [[nodiscard]] KvCache make_cache() const;
+
+  /// The pieces of a forward pass. tokens i32 [batch, T] → hidden f32 [batch, T, hidden] → logits f32 [batch,
+  /// T, vocab]. They build graphs and throw what MLX throws only on programmers' mistakes.
+  [[nodiscard]] mx::array embed(const mx::array& tokens, const Pass& pass = {}) const;
+  [[nodiscard]] mx::array block(std::int64_t layer, const mx::array& hidden, const Pass& pass = {}) const;
+  [[nodiscard]] mx::array head(const mx::array& hidden, const Pass& pass = {}) const;
+  /// embed, all blocks, head.
+  [[nodiscard]] mx::array forward(const mx::array& tokens, const Pass& pass = {}) const;
+
+  struct State;
+
+ private:
+  explicit Model(std::shared_ptr<const State> state) : state_(std::move(state)) {}
+  std::shared_ptr<const State> state_;
+};
+
+/// Evaluates arrays and turns exceptions into an Error (out_of_resources for memory, internal otherwise).
+/// MLX's CPU allocator does not check malloc: there, only our own operations can report a lack of memory.
+Status evaluate(std::vector<mx::array> arrays);
+
+}  // namespace optiq::model

@@ -1,0 +1,120 @@
+#include "optiq/model/model.h"
+
+#include <new>
+
+#include "decoder.h"
+
+namespace optiq::model {
+
+struct Model::State {
+  io::Checkpoint checkpoint;
+  Decoder decoder;
+  std::vector<ModuleShape> modules;
+  std::unordered_map<std::string, const Module*> by_name;  ///< into decoder.weights
+};
+
+namespace {
+
+void index(const Weights& weights, std::unordered_map<std::string, const Module*>& by_name) {
+  const auto add = [&](const Module& module) { by_name.emplace(module.name, &module); };
+  add(weights.embeddings);
+  for (const BlockWeights& block : weights.blocks) {
+    for (const Module& module : block.qkv) add(module);
+    for (const Module& module : block.gate_up) add(module);
+    add(block.output);
+    add(block.down);
+  }
+  if (weights.head) add(*weights.head);
+}
+
+mx::array frequency_array(const std::vector<float>& frequencies) {
+  return mx::array(frequencies.begin(), {static_cast<int>(frequencies.size())}, mx::float32);
+}
+
+Decoder make_decoder(ModelConfig config, Weights weights) {
+  mx::array frequencies = frequency_array(config.rope.inverse_frequencies);
+  std::optional<mx::array> beyond;
+  if (!config.rope.long_inverse_frequencies.empty())
+    beyond = frequency_array(config.rope.long_inverse_frequencies);
+  return {std::move(config), std::move(weights), std::move(frequencies), std::move(beyond)};
+}
+
+}  // namespace
+
+Result<Model> Model::open(const std::filesystem::path& folder) {
+  OPTIQ_TRY(io::Checkpoint checkpoint, io::Checkpoint::open(folder));
+  OPTIQ_TRY(ModelConfig config, parse_config(checkpoint.config(), (folder / "config.json").string()));
+  OPTIQ_TRY(Weights weights, load_weights(checkpoint, config));
+  std::vector<ModuleShape> modules = module_shapes(config);
+  auto state = std::make_shared<State>(State{
+      std::move(checkpoint), make_decoder(std::move(config), std::move(weights)), std::move(modules), {}});
+  index(state->decoder.weights, state->by_name);
+  return Model(std::move(state));
+}
+
+const ModelConfig& Model::config() const {
+  return state_->decoder.config;
+}
+
+const io::Checkpoint& Model::checkpoint() const {
+  return state_->checkpoint;
+}
+
+const std::vector<ModuleShape>& Model::modules() const {
+  return state_->modules;
+}
+
+const std::vector<std::string>& Model::unused_tensors() const {
+  return state_->decoder.weights.unused_tensors;
+}
+
+quant::Format Model::format(const std::string& module) const {
+  return state_->by_name.at(module)->format;
+}
+
+Result<mx::array> Model::dense_weight(const std::string& module) const {
+  const auto found = state_->by_name.find(module);
+  const std::string folder = state_->checkpoint.folder().string();
+  if (found == state_->by_name.end()) return fail(ErrorCode::bad_input, "{}: no module {}", folder, module);
+  if (const auto* weight = std::get_if<mx::array>(&found->second->weight)) return *weight;
+  return fail(ErrorCode::bad_input, "{}: module {}: expected a dense weight, it is quantized ({})", folder,
+              module, quant::to_string(found->second->format));
+}
+
+KvCache Model::make_cache() const {
+  return KvCache(static_cast<std::size_t>(config().layers));
+}
+
+mx::array Model::embed(const mx::array& tokens, const Pass& pass) const {
+  return model::embed(state_->decoder, tokens, pass);
+}
+
+mx::array Model::block(std::int64_t layer, const mx::array& hidden, const Pass& pass) const {
+  return model::block(state_->decoder, layer, hidden, pass);
+}
+
+mx::array Model::head(const mx::array& hidden, const Pass& pass) const {
+  return model::head(state_->decoder, hidden, pass);
+}
+
+mx::array Model::forward(const mx::array& tokens, const Pass& pass) const {
+  mx::array hidden = embed(tokens, pass);
+  for (std::int64_t layer = 0; layer < config().layers; ++layer) hidden = block(layer, hidden, pass);
+  return head(hidden, pass);
+}
+
+Status evaluate(std::vector<mx::array> arrays) {
+  try {
+    mx::eval(std::move(arrays));
+    return {};
+  } catch (const std::bad_alloc&) {
+    return fail(ErrorCode::out_of_resources, "evaluating: not enough memory");
+  } catch (const std::exception& error) {
+    const std::string_view text = error.what();
+    const bool memory =
+        text.find("alloc") != std::string_view::npos || text.find("out of memory") != std::string_view::npos;
+    return fail(memory ? ErrorCode::out_of_resources : ErrorCode::internal, "evaluating: {}", text);
+  }
+}
+
+}  // namespace optiq::model
