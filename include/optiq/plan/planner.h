@@ -1,0 +1,100 @@
+// From sensitivities and a budget to the best plan, and the uniform plans to compare it with.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "optiq/allocate/knapsack.h"
+#include "optiq/plan/plan.h"
+#include "optiq/profile/sensitivity.h"
+
+namespace optiq::plan {
+
+/// A limit on the bytes of all safetensors files, headers included.
+struct Budget {
+  std::uint64_t file_bytes = 0;
+  std::optional<MemoryUse> memory;  ///< set by memory_budget; weight_bytes is then the plan's to fill in
+};
+
+inline constexpr std::int64_t kDefaultContextTokens = 4096;
+
+/// --size: the files themselves.
+Budget size_budget(std::uint64_t bytes);
+/// --bpw: file bits over parameters. usage unless 0 < bits_per_weight ≤ 32.
+Result<Budget> bits_per_weight_budget(const profile::Sensitivity& sensitivity, double bits_per_weight);
+/// --reduce: that fraction less than the checkpoint takes at 16 bits (f32 tensors counted as 16 bits too).
+/// usage unless 0 < fraction < 1.
+Result<Budget> reduce_budget(const profile::Sensitivity& sensitivity, double fraction);
+/// --memory: files + keys and values of `context_tokens` in f16 (2 · layers · kv_heads · head_dim · tokens ·
+/// 2 bytes) + scratch. Scratch is 128 MiB for the process, its libraries and tokenizer, four times the widest
+/// block matrix's inputs and outputs of 512 tokens in f32, and one row of logits in f32.
+/// impossible_budget where cache and scratch alone are too large; usage for context_tokens < 1.
+Result<Budget> memory_budget(const profile::Sensitivity& sensitivity, std::uint64_t bytes,
+                             std::int64_t context_tokens = kDefaultContextTokens);
+
+/// Modules whose name matches `pattern` (shell wildcards: * ? [..]) get exactly `format`.
+struct Pin {
+  std::string pattern;
+  quant::Format format;
+};
+/// "model.layers.0.*=8x64", "lm_head=dense"; usage error otherwise.
+Result<Pin> parse_pin(const std::string& text);
+
+/// Which formats the planner may use. Empty lists allow all that were measured.
+struct Rules {
+  std::vector<int> bits = {};
+  std::vector<int> group_sizes = {};
+  int least_bits = 0;
+  int most_bits = 16;
+  bool allow_dense = false;    ///< modules may stay in the model's dtype
+  std::vector<Pin> pins = {};  ///< the first that matches counts, over every rule above
+};
+
+struct PlanOptions {
+  allocate::SolveLimits limits = {};
+  /// fisher: search on from the optimum of Σ cost with the interactions counted, where that holds on data it
+  /// has not seen: improved on each half of the samples, the choice must be better on the other half too.
+  bool interactions = true;
+  /// Average costs within a module that rise with more bits at one group size (weighted isotonic
+  /// regression): for kl, whose single measurements are noisy. The plan then holds the averaged costs.
+  bool smooth = false;
+};
+
+/// The best plan within the budget. Σ cost is minimal among the assignments whose files fit, up to the few
+/// header bytes that depend on the assignment; the files are never larger than the budget.
+/// predicted_kl: fisher: scale · mean_s (Σ projections)² with its standard error over samples; else Σ cost
+/// and the root of Σ standard_error². Errors: impossible_budget says the smallest possible size; usage for
+/// rules that leave a module without format or pins that match nothing.
+Result<Plan> make_plan(const profile::Sensitivity& sensitivity, const Budget& budget, const Rules& rules = {},
+                       const PlanOptions& options = {});
+
+/// Every module at `format`; those whose rows it does not divide stay dense, as mlx-lm does. usage where it
+/// was measured for no module.
+Result<Plan> uniform_plan(const profile::Sensitivity& sensitivity, quant::Format format);
+
+/// The formats that were measured for any module, in order.
+std::vector<quant::Format> measured_formats(const profile::Sensitivity& sensitivity);
+
+/// The smallest uniform plan of no fewer than `bytes`: the baseline that a plan must beat. Of equal sizes the
+/// one of least predicted KL. bad_input where every uniform plan is smaller.
+Result<Plan> uniform_plan_at_least(const profile::Sensitivity& sensitivity, std::uint64_t bytes);
+
+/// One point of a size/quality plot.
+struct Point {
+  std::string label;  ///< format of a uniform plan; empty on the frontier
+  std::uint64_t bytes = 0;
+  double bits_per_weight = 0;
+  double cost = 0;  ///< Σ cost
+  double predicted_kl = 0;
+};
+
+/// The convex frontier under the rules, smallest first: cost falls strictly from point to point.
+Result<std::vector<Point>> frontier_points(const profile::Sensitivity& sensitivity, const Rules& rules = {},
+                                           std::size_t most_points = 128);
+
+/// One point for each measured format, in the order of measured_formats.
+Result<std::vector<Point>> uniform_points(const profile::Sensitivity& sensitivity);
+
+}  // namespace optiq::plan

@@ -1,0 +1,32 @@
+// What each module's inputs look like: the mean squared activation of every input channel, which the `range`
+// encoder weighs its errors with.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "optiq/base/progress.h"
+#include "optiq/calibrate/calibrate.h"
+
+namespace optiq::profile {
+
+/// Module name → mean over tokens of x_i² for each input channel ([in], f32). A tied head counts under
+/// "model.embed_tokens"; an embedding that is only looked up has no entry.
+using Importance = std::map<std::string, std::vector<float>>;
+
+/// One forward pass over the calibration sequences.
+Result<Importance> measure_importance(const model::Model& model, const calibrate::TokenBatch& batch,
+                                      kernels::Compute compute, const Progress& progress);
+
+/// The file that stands beside sensitivity.json: "x/sensitivity.json" →
+/// "x/sensitivity.importance.safetensors".
+std::filesystem::path importance_path(const std::filesystem::path& sensitivity);
+
+/// A safetensors file with one F32 tensor [in] a module. Replaced atomically.
+Status write_importance(const std::filesystem::path& path, const Importance& importance);
+/// bad_input where a tensor is no F32 vector of finite, non-negative values.
+Result<Importance> read_importance(const std::filesystem::path& path);
+
+}  // namespace optiq::profile

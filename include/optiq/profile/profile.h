@@ -1,0 +1,32 @@
+// The sensitivity of every module at every format, by one of three estimators (docs/profiling.md).
+#pragma once
+
+#include <filesystem>
+#include <vector>
+
+#include "optiq/profile/importance.h"
+#include "optiq/profile/sensitivity.h"
+
+namespace optiq::profile {
+
+struct Options {
+  Estimator estimator = Estimator::fisher;
+  quant::Encoder encoder = quant::Encoder::range;  ///< the one that will write the checkpoint
+  std::vector<quant::Format> formats;              ///< empty: every bits × group
+  std::int64_t label_draws = 2;                    ///< fisher: independent label sets for each sequence
+  kernels::Compute compute = kernels::Compute::bf16;
+};
+
+/// Every bits × group that MLX stores.
+std::vector<quant::Format> all_formats();
+
+/// Measures and writes `output` (sensitivity.json) and, beside it, the activation statistics
+/// (importance_path). Work that is done is kept in `output` + ".journal": after a kill the same call goes on
+/// where it was; another call begins anew. Memory: one block's weights and gradients, hidden states of one
+/// sequence, and the deltas (DeltaStore). Errors: bad_input for a quantized or damaged checkpoint,
+/// out_of_resources for a full disk.
+Result<Sensitivity> profile(const model::Model& model, const io::Tokenizer& tokenizer,
+                            const calibrate::Source& source, const Options& options,
+                            const std::filesystem::path& output, const Progress& progress);
+
+}  // namespace optiq::profile

@@ -1,0 +1,82 @@
+#include <algorithm>
+#include <optional>
+#include <set>
+
+#include "menu.h"
+
+namespace optiq::plan {
+namespace {
+
+Plan uniform_on(const profile::Sensitivity& sensitivity, const Menu& menu, quant::Format format) {
+  allocate::Choice choice;
+  for (const auto& options : menu.options) {
+    const auto found = std::find_if(options.begin(), options.end(),
+                                    [&](const MenuOption& option) { return option.format == format; });
+    const auto dense = options.end() - 1;
+    choice.push_back(static_cast<std::size_t>((found == options.end() ? dense : found) - options.begin()));
+  }
+  return assemble(sensitivity, menu, choice);
+}
+
+Point point_of(const Plan& plan, std::string label) {
+  Point point{.label = std::move(label),
+              .bytes = plan.bytes,
+              .bits_per_weight = plan.bits_per_weight,
+              .cost = 0,
+              .predicted_kl = plan.predicted_kl};
+  for (const PlannedModule& module : plan.modules) point.cost += module.cost;
+  return point;
+}
+
+}  // namespace
+
+std::vector<quant::Format> measured_formats(const profile::Sensitivity& sensitivity) {
+  std::set<quant::Format> formats;
+  for (const profile::ModuleSensitivity& module : sensitivity.modules)
+    for (const profile::FormatCost& option : module.options) formats.insert(option.format);
+  return {formats.begin(), formats.end()};
+}
+
+Result<Plan> uniform_plan(const profile::Sensitivity& sensitivity, quant::Format format) {
+  OPTIQ_CHECK(profile::check_sensitivity(sensitivity, "sensitivity"));
+  const auto formats = measured_formats(sensitivity);
+  if (std::find(formats.begin(), formats.end(), format) == formats.end())
+    return fail(ErrorCode::usage, "{} was measured for no module", quant::to_string(format));
+  return uniform_on(sensitivity, full_menu(sensitivity), format);
+}
+
+Result<Plan> uniform_plan_at_least(const profile::Sensitivity& sensitivity, std::uint64_t bytes) {
+  OPTIQ_CHECK(profile::check_sensitivity(sensitivity, "sensitivity"));
+  const Menu menu = full_menu(sensitivity);
+  std::optional<Plan> best;
+  for (const quant::Format format : measured_formats(sensitivity)) {
+    Plan plan = uniform_on(sensitivity, menu, format);
+    if (plan.bytes < bytes) continue;
+    const auto key = [](const Plan& p) { return std::pair(p.bytes, p.predicted_kl); };
+    if (!best || key(plan) < key(*best)) best = std::move(plan);
+  }
+  if (!best) return fail(ErrorCode::bad_input, "no uniform plan takes {} bytes or more", bytes);
+  return *best;
+}
+
+Result<std::vector<Point>> frontier_points(const profile::Sensitivity& sensitivity, const Rules& rules,
+                                           std::size_t most_points) {
+  OPTIQ_CHECK(profile::check_sensitivity(sensitivity, "sensitivity"));
+  OPTIQ_TRY(const Menu menu, make_menu(sensitivity, rules, false));
+  OPTIQ_TRY(const auto solutions, allocate::frontier(menu.items, most_points));
+  std::vector<Point> points;
+  for (const allocate::Solution& solution : solutions)
+    points.push_back(point_of(assemble(sensitivity, menu, solution.choice), ""));
+  return points;
+}
+
+Result<std::vector<Point>> uniform_points(const profile::Sensitivity& sensitivity) {
+  OPTIQ_CHECK(profile::check_sensitivity(sensitivity, "sensitivity"));
+  const Menu menu = full_menu(sensitivity);
+  std::vector<Point> points;
+  for (const quant::Format format : measured_formats(sensitivity))
+    points.push_back(point_of(uniform_on(sensitivity, menu, format), quant::to_string(format)));
+  return points;
+}
+
+}  // namespace optiq::plan

@@ -1,0 +1,106 @@
+#include <algorithm>
+#include <cmath>
+
+#include "menu.h"
+#include "optiq/base/units.h"
+
+namespace optiq::plan {
+namespace {
+
+constexpr std::uint64_t kProcessBytes = 128ull << 20;
+constexpr std::uint64_t kPrefillTokens = 512;
+constexpr std::uint64_t kActivationBuffers = 4;
+
+/// The checkpoint with nothing quantized, every float of more than 16 bits counted as 16.
+std::uint64_t sixteen_bit_bytes(const profile::Sensitivity& sensitivity) {
+  const auto narrow = [](DType dtype) { return dtype == DType::f32 ? DType::bf16 : dtype; };
+  Plan plan;
+  plan.model = sensitivity.model;
+  plan.model.dtype = narrow(plan.model.dtype);
+  plan.fixed = sensitivity.fixed;
+  for (io::TensorSpec& tensor : plan.fixed) tensor.dtype = narrow(tensor.dtype);
+  for (const profile::ModuleSensitivity& module : sensitivity.modules) {
+    PlannedModule dense;
+    dense.name = module.name;
+    dense.out_features = module.out_features;
+    dense.in_features = module.in_features;
+    dense.format = {.bits = 16, .group_size = 0};
+    plan.modules.push_back(std::move(dense));
+  }
+  return exact_bytes(plan);
+}
+
+std::uint64_t scratch_bytes(const profile::Sensitivity& sensitivity) {
+  std::int64_t widest = 0;
+  std::int64_t logits = 0;
+  for (const profile::ModuleSensitivity& module : sensitivity.modules) {
+    if (module.layer < 0) {
+      logits = std::max(logits, module.out_features);
+    } else {
+      widest = std::max(widest, module.out_features + module.in_features);
+    }
+  }
+  return kProcessBytes + (kActivationBuffers * kPrefillTokens * static_cast<std::uint64_t>(widest) +
+                          static_cast<std::uint64_t>(logits)) *
+                             sizeof(float);
+}
+
+/// Keys and values in f16; usage where that has no sensible size.
+Result<std::uint64_t> cache_bytes(const profile::ModelFacts& model, std::int64_t tokens) {
+  const double bytes = 4.0 * static_cast<double>(model.layers) * static_cast<double>(model.kv_heads) *
+                       static_cast<double>(model.head_dim) * static_cast<double>(tokens);
+  if (tokens < 1 || bytes >= 0x1p60)
+    return fail(ErrorCode::usage, "context of {} tokens: expected a positive number that has a cache",
+                tokens);
+  return 4 * static_cast<std::uint64_t>(model.layers) * static_cast<std::uint64_t>(model.kv_heads) *
+         static_cast<std::uint64_t>(model.head_dim) * static_cast<std::uint64_t>(tokens);
+}
+
+}  // namespace
+
+Budget size_budget(std::uint64_t bytes) {
+  return {.file_bytes = bytes, .memory = {}};
+}
+
+Result<Budget> bits_per_weight_budget(const profile::Sensitivity& sensitivity, double bits_per_weight) {
+  if (!(bits_per_weight > 0 && bits_per_weight <= 32))
+    return fail(ErrorCode::usage, "{} bits per weight: expected more than 0, at most 32", bits_per_weight);
+  return size_budget(static_cast<std::uint64_t>(
+      std::floor(bits_per_weight * static_cast<double>(sensitivity.model.parameters) / 8)));
+}
+
+Result<Budget> reduce_budget(const profile::Sensitivity& sensitivity, double fraction) {
+  if (!(fraction > 0 && fraction < 1))
+    return fail(ErrorCode::usage, "reduction by {}: expected a fraction between 0 and 1", fraction);
+  const auto full = static_cast<double>(sixteen_bit_bytes(sensitivity));
+  return size_budget(static_cast<std::uint64_t>(std::floor(full * (1 - fraction))));
+}
+
+Result<Budget> memory_budget(const profile::Sensitivity& sensitivity, std::uint64_t bytes,
+                             std::int64_t context_tokens) {
+  MemoryUse memory{.context_tokens = context_tokens};
+  OPTIQ_TRY(memory.cache_bytes, cache_bytes(sensitivity.model, context_tokens));
+  memory.scratch_bytes = scratch_bytes(sensitivity);
+  const Menu menu = full_menu(sensitivity);
+  const std::uint64_t weights = choice_bytes(sensitivity, menu, smallest_choice(menu));
+  if (memory.total() + weights > bytes) {
+    return fail(
+        ErrorCode::impossible_budget,
+        "memory of {} bytes ({}) is not enough: the smallest possible takes {} bytes (weights {}, cache "
+        "of {} tokens {}, scratch {})",
+        bytes, format_bytes(bytes), memory.total() + weights, format_bytes(weights), context_tokens,
+        format_bytes(memory.cache_bytes), format_bytes(memory.scratch_bytes));
+  }
+  return Budget{.file_bytes = bytes - memory.total(), .memory = memory};
+}
+
+Result<Pin> parse_pin(const std::string& text) {
+  const std::size_t equals = text.rfind('=');
+  if (equals == std::string::npos || equals == 0)
+    return fail(ErrorCode::usage, "pin \"{}\": expected PATTERN=FORMAT, such as lm_head=8x64", text);
+  const auto format = quant::parse_format(text.substr(equals + 1));
+  if (!format) return with_context(format.error(), fmt::format("pin \"{}\"", text));
+  return Pin{.pattern = text.substr(0, equals), .format = *format};
+}
+
+}  // namespace optiq::plan

@@ -1,0 +1,40 @@
+// The options that the rules leave each module, as the knapsack's items, and back to a plan.
+#pragma once
+
+#include "optiq/plan/planner.h"
+
+namespace optiq::plan {
+
+struct MenuOption {
+  quant::Format format;
+  double cost = 0;
+  double standard_error = 0;
+  const std::vector<float>* projections = nullptr;  ///< nullptr: none, or all zero (dense)
+};
+
+/// Parallel to the sensitivity's modules. Borrows its projections.
+struct Menu {
+  std::vector<std::vector<MenuOption>> options;
+  allocate::Items items;  ///< the same options; bytes of the tensors alone
+};
+
+Result<Menu> make_menu(const profile::Sensitivity& sensitivity, const Rules& rules, bool smooth);
+
+/// Every measured format of every module, and dense, without any rule.
+Menu full_menu(const profile::Sensitivity& sensitivity);
+
+/// The plan of a choice, with its exact size and predictions; no budget, gap or time.
+Plan assemble(const profile::Sensitivity& sensitivity, const Menu& menu, const allocate::Choice& choice);
+
+/// Bytes of all files of a choice, headers included.
+std::uint64_t choice_bytes(const profile::Sensitivity& sensitivity, const Menu& menu,
+                           const allocate::Choice& choice);
+
+/// The option of fewest bytes for each module.
+allocate::Choice smallest_choice(const Menu& menu);
+
+/// The projections of samples [begin, end) of every option on the menu; zeros where it has none.
+allocate::Projections make_projections(const profile::Sensitivity& sensitivity, const Menu& menu,
+                                       std::size_t begin, std::size_t end);
+
+}  // namespace optiq::plan

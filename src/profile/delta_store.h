@@ -1,0 +1,44 @@
+// ΔW of every option of every module: what the estimators read once a sequence.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "optiq/profile/importance.h"
+#include "optiq/quant/encoder.h"
+
+namespace optiq::profile {
+
+/// One module and the formats that its rows allow.
+struct Subject {
+  model::ModuleShape shape;
+  std::vector<quant::Format> formats;
+
+  [[nodiscard]] std::int64_t elements() const { return shape.out_features * shape.in_features; }
+};
+
+/// Which of `formats` each module of the model can have (a group must divide a row), in the model's order.
+std::vector<Subject> subjects_of(const model::Model& model, const std::vector<quant::Format>& formats);
+
+/// The change of weight (dequantized minus original) of each option, rounded to bf16, options · out · in
+/// elements a module. Kept in memory where it takes at most half of the machine's, otherwise in an unlinked
+/// file of the scratch folder.
+class DeltaStore {
+ public:
+  static Result<DeltaStore> build(const model::Model& model, const std::vector<Subject>& subjects,
+                                  quant::Encoder encoder, const Importance& importance,
+                                  const std::filesystem::path& scratch_folder, const Progress& progress);
+
+  /// All options of a module: bf16 [options, out·in]. No copy; valid while an evaluation of it runs and this
+  /// store lives.
+  [[nodiscard]] model::mx::array deltas(std::size_t subject) const;
+  /// One option: bf16 [out, in].
+  [[nodiscard]] model::mx::array delta(std::size_t subject, std::size_t option) const;
+
+ private:
+  std::shared_ptr<std::uint16_t> memory_;
+  std::vector<std::size_t> offsets_;  ///< of each subject's first element
+  std::vector<Subject> subjects_;
+};
+
+}  // namespace optiq::profile

@@ -1,0 +1,104 @@
+#include "optiq/profile/importance.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "optiq/io/safetensors.h"
+
+namespace optiq::profile {
+namespace {
+
+namespace mx = model::mx;
+
+/// Σ over tokens of x² for each channel: [tokens, in] → [in].
+mx::array channel_energy(const mx::array& input) {
+  const int channels = input.shape(-1);
+  return mx::sum(mx::square(mx::reshape(input, {-1, channels})), 0);
+}
+
+void add_to(std::vector<double>& sums, const mx::array& energy) {
+  sums.resize(energy.size());
+  const float* values = energy.data<float>();
+  for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += static_cast<double>(values[i]);
+}
+
+}  // namespace
+
+Result<Importance> measure_importance(const model::Model& model, const calibrate::TokenBatch& batch,
+                                      kernels::Compute compute, const Progress& progress) {
+  std::map<std::string, std::vector<double>> sums;
+  for (std::int64_t sequence = 0; sequence < batch.sequences; ++sequence) {
+    report_progress(progress, "measuring activations", static_cast<double>(sequence),
+                    static_cast<double>(batch.sequences));
+    std::vector<std::pair<std::string, mx::array>> energies;
+    model::Pass pass{.compute = compute};
+    pass.tap = [&](const std::string& module, const mx::array& input) {
+      energies.emplace_back(module, channel_energy(input));
+    };
+    const mx::array logits = model.forward(batch.array(sequence), pass);
+    std::vector<mx::array> wanted;
+    for (const auto& [module, energy] : energies) wanted.push_back(energy);
+    OPTIQ_CHECK(model::evaluate(wanted));
+    for (const auto& [module, energy] : energies) add_to(sums[module], energy);
+  }
+  Importance importance;
+  const auto tokens = static_cast<double>(batch.sequences * batch.tokens);
+  for (const auto& [module, sum] : sums) {
+    for (const double value : sum) importance[module].push_back(static_cast<float>(value / tokens));
+  }
+  return importance;
+}
+
+std::filesystem::path importance_path(const std::filesystem::path& sensitivity) {
+  std::filesystem::path path = sensitivity;
+  return path.replace_extension(".importance.safetensors");
+}
+
+namespace {
+
+Status write_vectors(const std::filesystem::path& path, const Importance& importance) {
+  std::vector<io::TensorSpec> specs;
+  for (const auto& [module, values] : importance)
+    specs.push_back({module, DType::f32, {static_cast<std::int64_t>(values.size())}});
+  OPTIQ_TRY(auto writer, io::SafetensorsWriter::create(path, specs, {{"format", "optiq-importance"}}));
+  for (const auto& [module, values] : importance)
+    OPTIQ_CHECK(writer.append(std::as_bytes(std::span(values))));
+  return writer.finish();
+}
+
+}  // namespace
+
+Status write_importance(const std::filesystem::path& path, const Importance& importance) {
+  std::filesystem::path temporary = path;
+  temporary += ".tmp";
+  Status status = write_vectors(temporary, importance);
+  std::error_code error;
+  if (status) std::filesystem::rename(temporary, path, error);
+  if (error)
+    status = fail(ErrorCode::out_of_resources, "{}: cannot write: {}", path.string(), error.message());
+  if (!status) std::filesystem::remove(temporary, error);
+  return status;
+}
+
+Result<Importance> read_importance(const std::filesystem::path& path) {
+  OPTIQ_TRY(const auto file, io::SafetensorsFile::open(path));
+  Importance importance;
+  for (const auto& [module, tensor] : file.tensors()) {
+    if (tensor.dtype != DType::f32 || tensor.shape.size() != 1) {
+      return fail(ErrorCode::bad_input, "{}: {}: expected a vector of F32, got {} with {} dimensions",
+                  path.string(), module, dtype_name(tensor.dtype), tensor.shape.size());
+    }
+    std::vector<float>& values = importance[module];
+    values.resize(static_cast<std::size_t>(tensor.elements()));
+    std::memcpy(values.data(), tensor.bytes.data(), tensor.bytes.size());
+    for (const float value : values) {
+      if (!(value >= 0) || !std::isfinite(value)) {
+        return fail(ErrorCode::bad_input, "{}: {}: expected finite values ≥ 0, got {}", path.string(), module,
+                    value);
+      }
+    }
+  }
+  return importance;
+}
+
+}  // namespace optiq::profile

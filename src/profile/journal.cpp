@@ -1,0 +1,76 @@
+#include "journal.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace optiq::profile {
+namespace {
+
+struct RecordHeader {
+  std::uint64_t bytes = 0;
+  std::uint64_t hash = 0;
+};
+
+/// FNV-1a, 64 bits (Fowler, Noll, Vo): finds torn writes, not tampering.
+std::uint64_t hash_of(std::span<const std::byte> bytes) {
+  std::uint64_t hash = 0xcbf29ce484222325ull;
+  for (const std::byte byte : bytes) hash = (hash ^ static_cast<std::uint64_t>(byte)) * 0x100000001b3ull;
+  return hash;
+}
+
+/// The whole records at the front of a log, and how many bytes they take.
+std::uint64_t read_records(std::span<const std::byte> log, std::vector<std::vector<std::byte>>& records) {
+  std::uint64_t used = 0;
+  RecordHeader header;
+  while (log.size() - used >= sizeof header) {
+    std::memcpy(&header, log.data() + used, sizeof header);
+    if (header.bytes > log.size() - used - sizeof header) break;
+    const auto payload = log.subspan(used + sizeof header, header.bytes);
+    if (hash_of(payload) != header.hash) break;
+    records.emplace_back(payload.begin(), payload.end());
+    used += sizeof header + header.bytes;
+  }
+  return used;
+}
+
+}  // namespace
+
+Result<Journal> Journal::open(const std::filesystem::path& path, const std::string& identity) {
+  std::vector<std::vector<std::byte>> records;
+  std::uint64_t keep = 0;
+  if (const auto old = MappedFile::open(path)) keep = read_records(old->bytes(), records);
+  const auto expected = std::as_bytes(std::span(identity));
+  const bool same_work = !records.empty() && std::ranges::equal(records.front(), expected);
+  OPTIQ_TRY(auto file, FileWriter::resume(path, same_work ? keep : 0));
+  Journal journal(path, std::move(file));
+  if (!same_work) {
+    if (const Status begun = journal.append(expected); !begun) {
+      (void)journal.remove();
+      return tl::unexpected(begun.error());
+    }
+    journal.appended_ = 0;
+    return journal;
+  }
+  journal.records_.assign(std::make_move_iterator(records.begin() + 1),
+                          std::make_move_iterator(records.end()));
+  return journal;
+}
+
+Status Journal::append(std::span<const std::byte> payload) {
+  const RecordHeader header{payload.size(), hash_of(payload)};
+  OPTIQ_CHECK(file_.write(std::as_bytes(std::span(&header, 1))));
+  OPTIQ_CHECK(file_.write(payload));
+  OPTIQ_CHECK(file_.sync());
+  ++appended_;
+  return {};
+}
+
+Status Journal::remove() {
+  std::error_code error;
+  std::filesystem::remove(path_, error);
+  if (error)
+    return fail(ErrorCode::out_of_resources, "{}: cannot remove: {}", path_.string(), error.message());
+  return {};
+}
+
+}  // namespace optiq::profile

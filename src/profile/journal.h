@@ -1,0 +1,39 @@
+// An append-only log that survives a kill at any moment: a profile's finished pieces of work.
+//
+// Layout: records one after another, each: u64 payload length, u64 FNV-1a hash of the payload, payload. The
+// first record is a text that says what the work is; a log of other work is not continued. A torn last record
+// (a kill while it was written) is cut off when the log is opened again.
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "optiq/base/file.h"
+
+namespace optiq::profile {
+
+class Journal {
+ public:
+  /// Opens the log at `path` if it holds `identity`, otherwise begins a new one.
+  static Result<Journal> open(const std::filesystem::path& path, const std::string& identity);
+
+  /// Records found at opening, the identity not counted.
+  [[nodiscard]] const std::vector<std::vector<std::byte>>& records() const { return records_; }
+  /// How many records it holds now, the identity not counted.
+  [[nodiscard]] std::size_t size() const { return records_.size() + appended_; }
+  /// Appends one record and syncs it to the device.
+  Status append(std::span<const std::byte> payload);
+  /// Deletes the log: the work is done.
+  Status remove();
+
+ private:
+  Journal(std::filesystem::path path, FileWriter file) : path_(std::move(path)), file_(std::move(file)) {}
+  std::filesystem::path path_;
+  FileWriter file_;
+  std::vector<std::vector<std::byte>> records_;
+  std::size_t appended_ = 0;
+};
+
+}  // namespace optiq::profile

@@ -1,0 +1,322 @@
+#include "optiq/profile/profile.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "estimators.h"
+#include "journal.h"
+#include "optiq/base/statistics.h"
+
+namespace optiq::profile {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Sequences of one Gram matrix: eight pieces, so that a standard error can be told.
+constexpr std::int64_t kMsePieces = 8;
+
+struct Piece {
+  std::int64_t first = 0;
+  std::int64_t last = 0;
+};
+
+std::vector<Piece> pieces_of(const Options& options, std::int64_t sequences) {
+  const bool one_by_one = options.estimator != Estimator::mse;
+  const std::int64_t length = one_by_one ? 1 : std::max<std::int64_t>(1, sequences / kMsePieces);
+  std::vector<Piece> pieces;
+  for (std::int64_t first = 0; first < sequences; first += length) {
+    pieces.push_back({first, std::min(first + length, sequences)});
+  }
+  return pieces;
+}
+
+/// Size and time of last change: enough to notice that a file is another one.
+std::string file_identity(const fs::path& path) {
+  std::error_code ignored;
+  const auto size = fs::file_size(path, ignored);
+  const auto time = fs::last_write_time(path, ignored).time_since_epoch().count();
+  return fmt::format("{} {} {}", path.string(), size, time);
+}
+
+/// Weights, configuration and tokenizer, sorted; a profile's own output may lie beside them.
+std::vector<fs::path> model_files(const fs::path& folder) {
+  std::vector<fs::path> files;
+  for (const char* name : {"config.json", "tokenizer.json", "tokenizer_config.json"})
+    files.push_back(folder / name);
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".safetensors") && !name.ends_with(".importance.safetensors"))
+      files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+/// Everything that a finished piece depends on. Work is continued only where all of it is the same.
+std::string work_identity(const model::Model& model, const calibrate::Source& source,
+                          const Options& options) {
+  std::string text = fmt::format("optiq profile 1\n{} {} {} {} {}\n", estimator_name(options.estimator),
+                                 quant::encoder_name(options.encoder), options.label_draws,
+                                 static_cast<int>(options.compute), kernels::cpu_isa());
+  for (const quant::Format format : options.formats) text += quant::to_string(format) + " ";
+  text += fmt::format("\n{} {} {}\n", source.sequences, source.tokens, source.seed);
+  text += source.name == "self" ? source.name : file_identity(source.name);
+  for (const fs::path& file : model_files(model.checkpoint().folder())) text += "\n" + file_identity(file);
+  return text;
+}
+
+template <class T>
+std::vector<T> from_bytes(std::span<const std::byte> bytes) {
+  std::vector<T> values(bytes.size() / sizeof(T));
+  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+  return values;
+}
+
+/// The calibration tokens: the journal's first record, or read now and recorded.
+Result<calibrate::TokenBatch> calibration_tokens(Journal& journal, const model::Model& model,
+                                                 const io::Tokenizer& tokenizer,
+                                                 const calibrate::Source& source, const Progress& progress) {
+  if (!journal.records().empty()) {
+    calibrate::TokenBatch batch{0, 0, from_bytes<std::int32_t>(journal.records()[0])};
+    batch.tokens = batch.ids.back();
+    batch.ids.pop_back();
+    batch.sequences = static_cast<std::int64_t>(batch.ids.size()) / batch.tokens;
+    return batch;
+  }
+  auto loaded = calibrate::load(source, model, tokenizer, progress);
+  if (!loaded) {
+    OPTIQ_CHECK(journal.remove());
+    return loaded;
+  }
+  calibrate::TokenBatch batch = std::move(*loaded);
+  std::vector<std::int32_t> record = batch.ids;
+  record.push_back(static_cast<std::int32_t>(batch.tokens));
+  OPTIQ_CHECK(journal.append(std::as_bytes(std::span(record))));
+  return batch;
+}
+
+Result<std::vector<Sample>> samples_of(const Workbench& bench, Piece piece) {
+  switch (bench.options.estimator) {
+    case Estimator::fisher:
+      return fisher_samples(bench, piece.first);
+    case Estimator::kl:
+      return kl_samples(bench, piece.first);
+    case Estimator::mse:
+      return mse_samples(bench, piece.first, piece.last);
+  }
+  return fail(ErrorCode::internal, "profile: unknown estimator");
+}
+
+/// The samples of all pieces: those of the journal, then the missing ones, each recorded when it is done.
+Result<std::vector<Sample>> collect_samples(const Workbench& bench, Journal& journal,
+                                            const Progress& progress) {
+  std::size_t options = 0;
+  for (const Subject& subject : bench.subjects) options += subject.formats.size();
+  std::vector<Sample> samples;
+  const auto split = [&](const std::vector<float>& values) {
+    for (std::size_t i = 0; i + options <= values.size(); i += options) {
+      samples.emplace_back(values.begin() + static_cast<std::ptrdiff_t>(i),
+                           values.begin() + static_cast<std::ptrdiff_t>(i + options));
+    }
+  };
+  for (std::size_t i = 1; i < journal.records().size(); ++i) split(from_bytes<float>(journal.records()[i]));
+  const std::vector<Piece> pieces = pieces_of(bench.options, bench.batch.sequences);
+  const std::string what = fmt::format("profiling ({})", estimator_name(bench.options.estimator));
+  for (std::size_t i = std::max<std::size_t>(journal.records().size(), 1) - 1; i < pieces.size(); ++i) {
+    report_progress(progress, what, static_cast<double>(i), static_cast<double>(pieces.size()));
+    OPTIQ_TRY(const auto found, samples_of(bench, pieces[i]));
+    std::vector<float> record;
+    for (const Sample& sample : found) record.insert(record.end(), sample.begin(), sample.end());
+    OPTIQ_CHECK(journal.append(std::as_bytes(std::span(record))));
+    split(record);
+  }
+  return samples;
+}
+
+/// What one sample says of an option's cost.
+double cost_of_sample(const Options& options, double scale, float value) {
+  const auto number = static_cast<double>(value);
+  return options.estimator == Estimator::fisher ? scale * number * number : number;
+}
+
+/// Rank correlation of the costs of even samples with those of odd ones.
+double half_split(const std::vector<std::vector<double>>& costs) {
+  std::vector<double> even, odd;
+  for (const std::vector<double>& samples : costs) {
+    double sums[2] = {0, 0};
+    for (std::size_t i = 0; i < samples.size(); ++i) sums[i % 2] += samples[i];
+    even.push_back(sums[0]);
+    odd.push_back(sums[1]);
+  }
+  return costs.empty() || costs.front().size() < 2 ? 0 : spearman(even, odd);
+}
+
+ModelFacts facts_of(const model::Model& model) {
+  const model::ModelConfig& config = model.config();
+  ModelFacts facts;
+  facts.name = model.checkpoint().folder().string();
+  facts.family = config.family->model_type;
+  facts.dtype = model.checkpoint().find(model.modules().front().name + ".weight")->dtype;
+  facts.layers = config.layers;
+  facts.kv_heads = config.kv_heads;
+  facts.head_dim = config.head_dim;
+  return facts;
+}
+
+/// The tensors that every plan copies: all that the model uses, less the modules' weights.
+std::vector<io::TensorSpec> fixed_tensors(const model::Model& model) {
+  std::vector<io::TensorSpec> fixed;
+  const auto& unused = model.unused_tensors();
+  for (const auto& [name, tensor] : model.checkpoint().tensors()) {
+    const bool is_module =
+        std::ranges::any_of(model.modules(), [&](const auto& m) { return m.name + ".weight" == name; });
+    if (is_module || std::ranges::find(unused, name) != unused.end()) continue;
+    fixed.push_back({name, tensor.dtype, tensor.shape});
+  }
+  return fixed;
+}
+
+ModuleSensitivity describe(const Subject& subject, std::size_t first_option,
+                           const std::vector<Sample>& samples, const Options& options, double scale,
+                           std::vector<std::vector<double>>& costs) {
+  ModuleSensitivity module{
+      subject.shape.name, subject.shape.out_features, subject.shape.in_features, subject.shape.layer, {}};
+  for (std::size_t option = 0; option < subject.formats.size(); ++option) {
+    FormatCost entry{subject.formats[option], 0, 0, {}};
+    std::vector<double> values;
+    for (const Sample& sample : samples) {
+      values.push_back(cost_of_sample(options, scale, sample[first_option + option]));
+      if (options.estimator == Estimator::fisher) entry.projections.push_back(sample[first_option + option]);
+    }
+    const MeanError mean = mean_with_error(values);
+    entry.cost = mean.mean;
+    entry.standard_error = mean.standard_error;
+    costs.push_back(std::move(values));
+    module.options.push_back(std::move(entry));
+  }
+  return module;
+}
+
+Sensitivity summarise(const Workbench& bench, const calibrate::Source& source,
+                      const std::vector<Sample>& samples) {
+  Sensitivity result;
+  result.model = facts_of(bench.model);
+  result.fixed = fixed_tensors(bench.model);
+  result.estimator = bench.options.estimator;
+  result.encoder = bench.options.encoder;
+  const bool fisher = result.estimator == Estimator::fisher;
+  result.calibration = {source.name, bench.batch.sequences, bench.batch.tokens, source.seed,
+                        fisher ? bench.options.label_draws : 0};
+  result.projection_scale = fisher ? 0.5 / static_cast<double>(bench.batch.tokens) : 0;
+  std::vector<std::vector<double>> costs;
+  std::size_t first_option = 0;
+  for (const Subject& subject : bench.subjects) {
+    result.modules.push_back(
+        describe(subject, first_option, samples, bench.options, result.projection_scale, costs));
+    first_option += subject.formats.size();
+    result.model.parameters += subject.elements();
+  }
+  for (const io::TensorSpec& spec : result.fixed) {
+    std::int64_t elements = 1;
+    for (const std::int64_t extent : spec.shape) elements *= extent;
+    result.model.parameters += elements;
+  }
+  result.half_split_spearman = half_split(costs);
+  return result;
+}
+
+Status check_subjects(const std::vector<Subject>& subjects) {
+  for (const Subject& subject : subjects) {
+    if (subject.formats.empty()) {
+      return fail(ErrorCode::bad_input, "{}: no format's group divides its rows of {}", subject.shape.name,
+                  subject.shape.in_features);
+    }
+    if (subject.elements() > std::numeric_limits<std::int32_t>::max()) {
+      return fail(ErrorCode::bad_input, "{}: expected at most 2^31 weights in a module, got {}",
+                  subject.shape.name, subject.elements());
+    }
+  }
+  return {};
+}
+
+Status check_profilable(const model::Model& model, const Options& options) {
+  for (const model::ModuleShape& module : model.modules()) {
+    if (!model.format(module.name).is_dense()) {
+      return fail(ErrorCode::bad_input, "{}: {}: expected a full-precision weight, got one of {} bits",
+                  model.checkpoint().folder().string(), module.name, model.format(module.name).bits);
+    }
+  }
+  if (options.label_draws < 1 || options.label_draws > 64) {
+    return fail(ErrorCode::usage, "profile: expected 1 to 64 label draws, got {}", options.label_draws);
+  }
+  return {};
+}
+
+/// Activations that are not finite come from a weight that is not: names it.
+Status check_finite(const model::Model& model, const Importance& importance) {
+  const auto finite = [](const auto& entry) {
+    return std::ranges::all_of(entry.second, [](float value) { return std::isfinite(value); });
+  };
+  if (std::ranges::all_of(importance, finite)) return {};
+  for (const model::ModuleShape& module : model.modules()) {
+    OPTIQ_TRY(const model::mx::array weight, model.dense_weight(module.name));
+    model::mx::array is_finite = model::mx::all(model::mx::isfinite(weight));
+    OPTIQ_CHECK(model::evaluate({is_finite}));
+    if (!is_finite.item<bool>())
+      return fail(ErrorCode::bad_input, "{}.weight: expected finite weights", module.name);
+  }
+  return fail(ErrorCode::bad_input, "{}: activations on the calibration data are not finite",
+              model.checkpoint().folder().string());
+}
+
+Result<Sensitivity> profile_with(Journal& journal, const model::Model& model, const io::Tokenizer& tokenizer,
+                                 const calibrate::Source& source, const Options& options,
+                                 const std::vector<Subject>& subjects, const fs::path& output,
+                                 const Progress& progress) {
+  OPTIQ_TRY(const auto batch, calibration_tokens(journal, model, tokenizer, source, progress));
+
+  OPTIQ_TRY(const Importance importance, measure_importance(model, batch, options.compute, progress));
+  OPTIQ_CHECK(check_finite(model, importance));
+  const fs::path scratch = fs::absolute(output).parent_path();
+  OPTIQ_TRY(const auto deltas,
+            DeltaStore::build(model, subjects, options.encoder, importance, scratch, progress));
+
+  const Workbench bench{model, subjects, deltas, batch, options};
+  OPTIQ_TRY(const auto samples, collect_samples(bench, journal, progress));
+  const Sensitivity result = summarise(bench, source, samples);
+  OPTIQ_CHECK(write_importance(importance_path(output), importance));
+  OPTIQ_CHECK(write_sensitivity(output, result));
+  return result;
+}
+
+}  // namespace
+
+std::vector<quant::Format> all_formats() {
+  std::vector<quant::Format> formats;
+  for (const int bits : quant::kBitChoices) {
+    for (const int group : quant::kGroupChoices) formats.push_back({bits, group});
+  }
+  return formats;
+}
+
+Result<Sensitivity> profile(const model::Model& model, const io::Tokenizer& tokenizer,
+                            const calibrate::Source& source, const Options& wanted, const fs::path& output,
+                            const Progress& progress) {
+  Options options = wanted;
+  if (options.formats.empty()) options.formats = all_formats();
+  OPTIQ_CHECK(check_profilable(model, options));
+  const std::vector<Subject> subjects = subjects_of(model, options.formats);
+  OPTIQ_CHECK(check_subjects(subjects));
+  fs::path journal_path = output;
+  journal_path += ".journal";
+  OPTIQ_TRY(Journal journal, Journal::open(journal_path, work_identity(model, source, options)));
+  auto result = profile_with(journal, model, tokenizer, source, options, subjects, output, progress);
+  // A failure keeps the journal where it holds more than the calibration tokens: samples to go on from.
+  if (result || journal.size() <= 1) OPTIQ_CHECK(journal.remove());
+  return result;
+}
+
+}  // namespace optiq::profile

@@ -1,0 +1,314 @@
+#include "optiq/plan/planner.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "support/contains.h"
+#include "support/sensitivity.h"
+
+namespace optiq::plan {
+namespace {
+
+using profile::Estimator;
+using profile::Sensitivity;
+
+/// Every assignment of measured formats, as pins, with its exact bytes and Σ cost.
+template <class Visit>
+void for_each_assignment(const Sensitivity& all, const Visit& visit) {
+  std::vector<std::size_t> pick(all.modules.size(), 0);
+  for (;;) {
+    Plan plan;
+    plan.model = all.model;
+    plan.fixed = all.fixed;
+    double cost = 0;
+    for (std::size_t m = 0; m < pick.size(); ++m) {
+      const auto& module = all.modules[m];
+      PlannedModule& planned = plan.modules.emplace_back();
+      planned.name = module.name;
+      planned.out_features = module.out_features;
+      planned.in_features = module.in_features;
+      planned.format = module.options[pick[m]].format;
+      cost += module.options[pick[m]].cost;
+    }
+    visit(exact_bytes(plan), cost);
+    std::size_t m = 0;
+    while (m < pick.size() && ++pick[m] == all.modules[m].options.size()) pick[m++] = 0;
+    if (m == pick.size()) return;
+  }
+}
+
+double sum_of_costs(const Plan& plan) {
+  double sum = 0;
+  for (const PlannedModule& module : plan.modules) sum += module.cost;
+  return sum;
+}
+
+/// ½/T · mean_s (Σ projections)² from the definition.
+double interaction_model(const Sensitivity& all, const Plan& plan) {
+  double mean = 0;
+  for (std::size_t s = 0; s < all.samples(); ++s) {
+    double sum = 0;
+    for (std::size_t m = 0; m < plan.modules.size(); ++m) {
+      for (const auto& option : all.modules[m].options)
+        if (option.format == plan.modules[m].format) sum += static_cast<double>(option.projections[s]);
+    }
+    mean += sum * sum / static_cast<double>(all.samples());
+  }
+  return all.projection_scale * mean;
+}
+
+TEST(MakePlan, IsTheBestOfAllAssignmentsThatFit) {
+  Random random(1);
+  for (int round = 0; round < 4; ++round) {
+    const Sensitivity all = test::random_sensitivity(random, 2, Estimator::kl, {2, 4, 8}, {32, 128});
+    std::uint64_t smallest = UINT64_MAX;
+    std::uint64_t largest = 0;
+    for_each_assignment(all, [&](std::uint64_t bytes, double) {
+      smallest = std::min(smallest, bytes);
+      largest = std::max(largest, bytes);
+    });
+    const std::uint64_t budget = smallest + random.below(largest - smallest);
+    double best = std::numeric_limits<double>::infinity();
+    for_each_assignment(all, [&](std::uint64_t bytes, double cost) {
+      if (bytes <= budget) best = std::min(best, cost);
+    });
+    const auto plan = make_plan(all, size_budget(budget));
+    ASSERT_TRUE(plan) << plan.error().message;
+    EXPECT_LE(plan->bytes, budget);
+    EXPECT_NEAR(sum_of_costs(*plan), best, 1e-9 * best);
+    EXPECT_EQ(plan->gap, 0);
+    EXPECT_DOUBLE_EQ(plan->predicted_kl, sum_of_costs(*plan));
+  }
+}
+
+TEST(MakePlan, NeverExceedsTheBudgetAndSaysTheSmallestPossible) {
+  Random random(2);
+  const Sensitivity all = test::random_sensitivity(random, 4);
+  const auto ends = frontier_points(all, {}, 2).value();
+  for (int round = 0; round < 60; ++round) {
+    const std::uint64_t budget = ends[0].bytes + random.below(ends[1].bytes - ends[0].bytes + 5000);
+    const auto plan = make_plan(all, size_budget(budget));
+    ASSERT_TRUE(plan) << plan.error().message;
+    EXPECT_LE(plan->bytes, budget);
+    EXPECT_EQ(plan->bytes, exact_bytes(*plan));
+  }
+  EXPECT_EQ(make_plan(all, size_budget(ends[0].bytes))->bytes, ends[0].bytes);
+  const auto impossible = make_plan(all, size_budget(ends[0].bytes - 1));
+  ASSERT_FALSE(impossible);
+  EXPECT_EQ(impossible.error().code, ErrorCode::impossible_budget);
+  EXPECT_TRUE(test::contains(impossible.error().message, fmt::format("takes {} bytes", ends[0].bytes)));
+}
+
+TEST(MakePlan, PredictsByInteractionsAndNeverDoesWorseWithThem) {
+  Random random(3);
+  for (int round = 0; round < 8; ++round) {
+    const Sensitivity all = test::random_sensitivity(random, 5);
+    const Budget budget = bits_per_weight_budget(all, 4.5 + random.uniform()).value();
+    const Plan with = make_plan(all, budget).value();
+    const Plan without = make_plan(all, budget, {}, {.limits = {}, .interactions = false}).value();
+    EXPECT_NEAR(with.predicted_kl, interaction_model(all, with), 1e-9 * with.predicted_kl);
+    EXPECT_GT(with.predicted_kl_standard_error, 0);
+    EXPECT_LE(with.predicted_kl, without.predicted_kl);
+    EXPECT_LE(sum_of_costs(without), sum_of_costs(with) * (1 + 1e-12));
+  }
+}
+
+/// Independent projections: what search finds in them on 24 samples is chance, and must not be used.
+TEST(MakePlan, DoesNotFitChance) {
+  Random random(13);
+  for (int round = 0; round < 5; ++round) {
+    Sensitivity all = test::random_sensitivity(random, 8);
+    for (auto& module : all.modules) {
+      for (auto& option : module.options) {
+        const double size = std::sqrt(option.cost / all.projection_scale);
+        for (float& value : option.projections) value = static_cast<float>(size * random.normal());
+      }
+    }
+    const Budget budget = bits_per_weight_budget(all, 4.5).value();
+    const Plan with = make_plan(all, budget).value();
+    const Plan without = make_plan(all, budget, {}, {.limits = {}, .interactions = false}).value();
+    EXPECT_EQ(sum_of_costs(with), sum_of_costs(without));
+    EXPECT_EQ(with.gap, 0);
+  }
+}
+
+/// Two modules whose errors cancel where they have the same width: only the interaction model sees it.
+TEST(MakePlan, UsesInteractionsThatHoldOnBothHalvesOfTheSamples) {
+  Random random(4);
+  Sensitivity all = test::random_sensitivity(random, 1, Estimator::fisher, {2, 3}, {64});
+  for (std::size_t s = 0; s < 24; ++s) {
+    const float g = random.below(2) == 0 ? 1.0f : -1.0f;
+    for (auto& module : all.modules)
+      for (auto& option : module.options) option.projections[s] = 0;
+    for (std::size_t m : {1u, 2u}) {
+      const float sign = m == 1 ? 1.0f : -1.0f;
+      all.modules[m].options[0].projections[s] = sign * 2 * g;
+      all.modules[m].options[1].projections[s] = sign * 1.5f * g;
+    }
+  }
+  for (std::size_t m : {1u, 2u}) {
+    all.modules[m].options[0].cost = 4;
+    all.modules[m].options[1].cost = 2.25;
+  }
+  const std::uint64_t smallest = frontier_points(all, {}, 2)->front().bytes;
+  // Room for one upgrade: alone it makes 0.5 of 0 remain.
+  const Plan additive =
+      make_plan(all, size_budget(smallest + 2500), {}, {.limits = {}, .interactions = false}).value();
+  const Plan interacting = make_plan(all, size_budget(smallest + 2500)).value();
+  EXPECT_GT(additive.predicted_kl, 0);
+  EXPECT_EQ(interacting.predicted_kl, 0);
+}
+
+TEST(MakePlan, RespectsRulesAndPins) {
+  Random random(5);
+  const Sensitivity all = test::random_sensitivity(random, 3);
+  const Rules rules{.bits = {3, 4, 5, 6},
+                    .group_sizes = {64},
+                    .least_bits = 4,
+                    .most_bits = 5,
+                    .pins = {{"model.layers.1.*", {.bits = 8, .group_size = 32}},
+                             {"model.layers.?.mlp.*", {.bits = 16, .group_size = 0}}}};
+  const Plan plan = make_plan(all, size_budget(1 << 30), rules).value();
+  for (const PlannedModule& module : plan.modules) {
+    if (module.layer == 1) {
+      EXPECT_EQ(module.format, (quant::Format{8, 32})) << module.name;
+    } else if (module.name.ends_with("down_proj")) {
+      EXPECT_TRUE(module.format.is_dense()) << module.name;
+    } else {
+      EXPECT_EQ(module.format, (quant::Format{5, 64})) << module.name;
+    }
+  }
+  const auto message = [&](const Rules& bad) {
+    const auto result = make_plan(all, size_budget(1 << 30), bad);
+    EXPECT_EQ(result.error().code, ErrorCode::usage);
+    return result.error().message;
+  };
+  EXPECT_EQ(message({.pins = {{"nothing*", {}}}}), "pin \"nothing*\" matches no module");
+  EXPECT_EQ(message({.bits = {7}}),
+            "module model.embed_tokens: the rules leave none of the formats that were measured");
+  EXPECT_TRUE(test::contains(message({.pins = {{"*q_proj", {7, 64}}}}), "pin \"*q_proj\" to 7x64"));
+}
+
+TEST(MakePlan, LeavesModulesDenseOnlyWhereAllowed) {
+  Random random(6);
+  const Sensitivity all = test::random_sensitivity(random, 2);
+  const auto count_dense = [&](bool allowed) {
+    const Plan plan = make_plan(all, size_budget(1 << 30), {.allow_dense = allowed}).value();
+    return std::count_if(plan.modules.begin(), plan.modules.end(),
+                         [](const PlannedModule& module) { return module.format.is_dense(); });
+  };
+  EXPECT_EQ(count_dense(false), 0);
+  EXPECT_EQ(count_dense(true), static_cast<std::ptrdiff_t>(all.modules.size()));
+}
+
+TEST(MakePlan, SmoothsNoisyCosts) {
+  Random random(7);
+  Sensitivity all = test::random_sensitivity(random, 1, Estimator::kl, {2, 3, 4}, {64});
+  const double costs[] = {1.0, 0.1, 0.4};
+  for (auto& module : all.modules) {
+    for (std::size_t i = 0; i < 3; ++i) {
+      module.options[i].cost = costs[i];
+      module.options[i].standard_error = i == 2 ? 0.2 : 0.1;
+    }
+  }
+  const Plan plan = make_plan(all, size_budget(1 << 30), {.bits = {4}},
+                              {.limits = {}, .interactions = true, .smooth = true})
+                        .value();
+  // Weights 1/0.01 and 1/0.04: (4 · 0.1 + 0.4) / 5.
+  for (const PlannedModule& module : plan.modules) EXPECT_NEAR(module.cost, 0.16, 1e-12);
+}
+
+TEST(Budgets, AreWhatTheyAreCalled) {
+  Random random(8);
+  const Sensitivity all = test::random_sensitivity(random, 2);
+  const Plan dense = make_plan(all, size_budget(1 << 30), {.allow_dense = true}).value();
+  EXPECT_EQ(reduce_budget(all, 0.25)->file_bytes, dense.bytes * 3 / 4);
+  EXPECT_EQ(bits_per_weight_budget(all, 4)->file_bytes, static_cast<std::uint64_t>(all.model.parameters / 2));
+  for (const double bad : {0.0, -1.0, 33.0, std::nan("")})
+    EXPECT_EQ(bits_per_weight_budget(all, bad).error().code, ErrorCode::usage);
+  for (const double bad : {0.0, 1.0, std::nan("")})
+    EXPECT_EQ(reduce_budget(all, bad).error().code, ErrorCode::usage);
+
+  Sensitivity wide = all;
+  wide.model.dtype = DType::f32;
+  for (auto& tensor : wide.fixed) tensor.dtype = DType::f32;
+  EXPECT_NEAR(static_cast<double>(reduce_budget(wide, 0.5)->file_bytes), static_cast<double>(dense.bytes) / 2,
+              8);
+}
+
+TEST(Budgets, MemoryIsFilesAndCacheAndScratch) {
+  Random random(9);
+  const Sensitivity all = test::random_sensitivity(random, 2);
+  const std::uint64_t limit = 200'000'000;
+  const Budget budget = memory_budget(all, limit, 1000).value();
+  ASSERT_TRUE(budget.memory);
+  // 2 layers · 2 heads · 64 · 1000 tokens, keys and values, 2 bytes.
+  EXPECT_EQ(budget.memory->cache_bytes, 2u * 2 * 64 * 1000 * 2 * 2);
+  // 128 MiB, 4 buffers of 512 tokens of down_proj's 128 + 384 in f32, 320 logits.
+  EXPECT_EQ(budget.memory->scratch_bytes, (128u << 20) + 4 * 512 * 512 * 4 + 320 * 4);
+  EXPECT_EQ(budget.file_bytes, limit - budget.memory->cache_bytes - budget.memory->scratch_bytes);
+  const Plan plan = make_plan(all, budget).value();
+  ASSERT_TRUE(plan.memory);
+  EXPECT_EQ(plan.memory->weight_bytes, plan.bytes);
+  EXPECT_LE(plan.memory->total(), limit);
+  EXPECT_EQ(memory_budget(all, 1000).error().code, ErrorCode::impossible_budget);
+  EXPECT_EQ(memory_budget(all, limit, 0).error().code, ErrorCode::usage);
+  EXPECT_EQ(memory_budget(all, limit, INT64_MAX).error().code, ErrorCode::usage);
+}
+
+TEST(Pins, ParsePatternAndFormat) {
+  const Pin pin = parse_pin("model.layers.[01].*=3x128").value();
+  EXPECT_EQ(pin.pattern, "model.layers.[01].*");
+  EXPECT_EQ(pin.format, (quant::Format{3, 128}));
+  EXPECT_TRUE(parse_pin("lm_head=dense")->format.is_dense());
+  for (const char* bad : {"", "lm_head", "=4x64", "lm_head=", "lm_head=4"})
+    EXPECT_EQ(parse_pin(bad).error().code, ErrorCode::usage) << bad;
+}
+
+TEST(Baselines, UniformPlansHaveOneFormat) {
+  Random random(10);
+  Sensitivity all = test::random_sensitivity(random, 2);
+  auto& options = all.modules[1].options;
+  std::erase_if(options, [](const auto& option) { return option.format.group_size == 128; });
+  const Plan plan = uniform_plan(all, {4, 128}).value();
+  for (const PlannedModule& module : plan.modules) {
+    const bool measured = module.name != all.modules[1].name;
+    EXPECT_EQ(module.format, measured ? (quant::Format{4, 128}) : (quant::Format{16, 0}));
+  }
+  EXPECT_EQ(uniform_plan(all, {7, 64}).error().code, ErrorCode::usage);
+  EXPECT_EQ(measured_formats(all).size(), 18u);
+}
+
+TEST(Baselines, SmallestUniformPlanOfNoFewerBytes) {
+  Random random(11);
+  const Sensitivity all = test::random_sensitivity(random, 2);
+  const auto points = uniform_points(all).value();
+  ASSERT_EQ(points.size(), 18u);
+  for (const std::uint64_t bytes : {points[0].bytes, points[0].bytes + 1, points[9].bytes - 1}) {
+    std::uint64_t expected = UINT64_MAX;
+    for (const Point& point : points)
+      if (point.bytes >= bytes) expected = std::min(expected, point.bytes);
+    EXPECT_EQ(uniform_plan_at_least(all, bytes)->bytes, expected);
+  }
+  EXPECT_EQ(uniform_plan_at_least(all, 1 << 30).error().code, ErrorCode::bad_input);
+}
+
+TEST(Baselines, TheFrontierIsMonotoneAndBelowEveryUniformPlan) {
+  Random random(12);
+  const Sensitivity all = test::random_sensitivity(random, 4, Estimator::kl);
+  const auto frontier = frontier_points(all).value();
+  for (std::size_t i = 1; i < frontier.size(); ++i) {
+    EXPECT_GT(frontier[i].bytes, frontier[i - 1].bytes);
+    EXPECT_LT(frontier[i].cost, frontier[i - 1].cost);
+  }
+  const auto uniforms = uniform_points(all).value();
+  for (const Point& uniform : uniforms) {
+    const auto plan = make_plan(all, size_budget(uniform.bytes));
+    ASSERT_TRUE(plan);
+    EXPECT_LE(plan->predicted_kl, uniform.predicted_kl * (1 + 1e-12)) << uniform.label;
+  }
+}
+
+}  // namespace
+}  // namespace optiq::plan

@@ -1,0 +1,88 @@
+// What the estimators work on, made from a tiny model.
+#pragma once
+
+#include <string>
+
+#include "src/profile/estimators.h"
+#include "support/temporary_folder.h"
+#include "support/tiny_model.h"
+
+namespace optiq::profile {
+
+using test::Doubles;
+namespace mx = model::mx;
+
+inline calibrate::TokenBatch random_batch(Random& random, const model::Model& model, std::int64_t sequences,
+                                          std::int64_t tokens) {
+  calibrate::TokenBatch batch{sequences, tokens, {}};
+  for (std::int64_t i = 0; i < sequences * tokens; ++i)
+    batch.ids.push_back(
+        static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(model.config().vocabulary))));
+  return batch;
+}
+
+inline Options with_draws(std::int64_t label_draws) {
+  Options options;
+  options.label_draws = label_draws;
+  return options;
+}
+
+/// A golden model in f32, profiled at 2x32, 4x32 and (where rows allow it) 3x64.
+struct TinyBench {
+  TinyBench(const std::string& golden, Random& random, std::int64_t sequences, std::int64_t tokens,
+            Options wanted = {})
+      : model(test::golden_model(golden)),
+        options(std::move(wanted)),
+        batch(random_batch(random, model, sequences, tokens)),
+        subjects(subjects_of(model, {{2, 32}, {4, 32}, {3, 64}})),
+        deltas(DeltaStore::build(model, subjects, quant::Encoder::rtn, {}, folder.path(), nullptr).value()) {
+    options.compute = kernels::Compute::f32;
+  }
+
+  [[nodiscard]] Workbench bench() const { return {model, subjects, deltas, batch, options}; }
+
+  [[nodiscard]] std::vector<std::int32_t> row(std::int64_t sequence) const {
+    const auto tokens = batch.row(sequence);
+    return {tokens.begin(), tokens.end()};
+  }
+
+  [[nodiscard]] mx::array weight(std::size_t subject) const {
+    return mx::astype(model.dense_weight(subjects[subject].shape.name).value(), mx::float32);
+  }
+
+  /// The module's weight moved by `step` times an option's ΔW.
+  [[nodiscard]] mx::array moved(std::size_t subject, std::size_t option, double step) const {
+    const mx::array delta = mx::astype(deltas.delta(subject, option), mx::float32);
+    return weight(subject) + delta * mx::array(static_cast<float>(step));
+  }
+
+  /// Logits of a sequence with these weights instead.
+  [[nodiscard]] std::vector<Doubles> logits(std::int64_t sequence,
+                                            const std::unordered_map<std::string, mx::array>& weights) const {
+    model::Pass pass;
+    pass.weights = &weights;
+    return test::logits_of(model, row(sequence), pass);
+  }
+
+  test::TemporaryFolder folder;
+  model::Model model;
+  Options options;
+  calibrate::TokenBatch batch;
+  std::vector<Subject> subjects;
+  DeltaStore deltas;
+};
+
+/// The inputs of every linear module over one sequence, rows in double, by the module's name.
+inline std::unordered_map<std::string, Doubles> tapped_inputs(const TinyBench& tiny, std::int64_t sequence) {
+  std::unordered_map<std::string, mx::array> inputs;
+  model::Pass pass;
+  pass.tap = [&](const std::string& module, const mx::array& input) {
+    inputs.insert_or_assign(module, input);
+  };
+  const mx::array logits = tiny.model.forward(tiny.batch.array(sequence), pass);
+  std::unordered_map<std::string, Doubles> result;
+  for (const auto& [module, input] : inputs) result[module] = test::values(input);
+  return result;
+}
+
+}  // namespace optiq::profile

@@ -1,0 +1,234 @@
+// Each estimator against what it estimates, computed another way.
+#include <gtest/gtest.h>
+
+#include "bench.h"
+#include "optiq/base/half.h"
+#include "optiq/base/statistics.h"
+#include "support/seed.h"
+
+namespace optiq::profile {
+namespace {
+
+class Estimators : public testing::TestWithParam<const char*> {
+ protected:
+  Random random_{test::seed()};
+};
+
+std::string any_name(const testing::TestParamInfo<const char*>& test) {
+  return test::golden_name(test);
+}
+
+INSTANTIATE_TEST_SUITE_P(Goldens, Estimators,
+                         testing::Values("llama", "llama-tied-biased", "qwen3", "phi3-window"), any_name);
+
+TEST_P(Estimators, SubjectsAreTheModulesWithTheFormatsTheirRowsAllow) {
+  const TinyBench tiny(GetParam(), random_, 1, 4);
+  ASSERT_EQ(tiny.subjects.size(), tiny.model.modules().size());
+  for (std::size_t i = 0; i < tiny.subjects.size(); ++i) {
+    EXPECT_EQ(tiny.subjects[i].shape.name, tiny.model.modules()[i].name);
+    EXPECT_EQ(tiny.subjects[i].formats.size(), tiny.subjects[i].shape.in_features % 64 == 0 ? 3u : 2u);
+  }
+}
+
+TEST_P(Estimators, DeltasAreDequantizedMinusOriginal) {
+  const TinyBench tiny(GetParam(), random_, 1, 4);
+  for (std::size_t i = 0; i < tiny.subjects.size(); ++i) {
+    const mx::array stored = tiny.model.dense_weight(tiny.subjects[i].shape.name).value();
+    const mx::array weight = tiny.weight(i);
+    const Doubles all = test::values(tiny.deltas.deltas(i));
+    Doubles one_by_one;
+    for (std::size_t option = 0; option < tiny.subjects[i].formats.size(); ++option) {
+      const auto [bits, group] = tiny.subjects[i].formats[option];
+      const auto packed = mx::quantize(stored, group, bits);  // as the encoder rtn does
+      const mx::array after = mx::dequantize(packed[0], mx::astype(packed[1], mx::float32),
+                                             mx::astype(packed[2], mx::float32), group, bits);
+      const Doubles expected = test::values(after - weight),
+                    actual = test::values(tiny.deltas.delta(i, option));
+      ASSERT_EQ(actual.size(), expected.size());
+      EXPECT_GT(test::norm(expected), 0);
+      for (std::size_t k = 0; k < actual.size(); ++k) {
+        // bf16 has 8 significant bits: rounding to nearest is off by 2^-8 at most.
+        ASSERT_NEAR(actual[k], expected[k], 0x1p-8 * std::abs(expected[k]) + 1e-6);
+      }
+      one_by_one.insert(one_by_one.end(), actual.begin(), actual.end());
+    }
+    EXPECT_EQ(all, one_by_one);
+  }
+}
+
+/// The labels of fisher_samples: from each sequence's own stream of random numbers.
+std::vector<std::vector<std::int32_t>> labels_of(const TinyBench& tiny, std::int64_t sequence) {
+  const mx::array all = tiny.model.forward(tiny.batch.array(sequence));
+  const mx::array logits = mx::reshape(all, {-1, all.shape(2)});
+  Random random(0x6f707469710000ull + static_cast<std::uint64_t>(sequence));
+  std::vector<std::vector<std::int32_t>> draws;
+  for (std::int64_t draw = 0; draw < tiny.options.label_draws; ++draw) {
+    std::vector<float> uniforms(static_cast<std::size_t>(tiny.batch.tokens));
+    for (float& u : uniforms) u = static_cast<float>(random.next() >> 40) * 0x1p-24f;
+    mx::array labels = kernels::sample_rows(logits, mx::array(uniforms.begin(), {logits.shape(0)}));
+    labels.eval();
+    draws.emplace_back(labels.data<std::int32_t>(), labels.data<std::int32_t>() + labels.size());
+  }
+  return draws;
+}
+
+/// d/dε Σ_t log p(label_t) along ε·ΔW, from differences at two steps whose cubic terms cancel.
+double slope(const TinyBench& tiny, std::int64_t sequence, std::size_t subject, std::size_t option,
+             const std::vector<std::int32_t>& labels) {
+  const auto likelihood = [&](double step) {
+    const auto rows =
+        tiny.logits(sequence, {{tiny.subjects[subject].shape.name, tiny.moved(subject, option, step)}});
+    double sum = 0;
+    for (std::size_t t = 0; t < rows.size(); ++t)
+      sum += test::log_softmax(rows[t])[static_cast<std::size_t>(labels[t])];
+    return sum;
+  };
+  const auto difference = [&](double h) { return (likelihood(h) - likelihood(-h)) / (2 * h); };
+  constexpr double kStep = 1.0 / 64;
+  return (4 * difference(kStep) - difference(2 * kStep)) / 3;
+}
+
+/// Every module and format, tied embeddings through both of their uses.
+TEST_P(Estimators, FisherProjectionsAreDirectionalDerivatives) {
+  const TinyBench tiny(GetParam(), random_, 2, 9, with_draws(2));
+  const auto samples = fisher_samples(tiny.bench(), 1).value();
+  const auto draws = labels_of(tiny, 1);
+  ASSERT_EQ(samples.size(), 2u);
+  for (std::size_t draw = 0; draw < samples.size(); ++draw) {
+    std::size_t place = 0;
+    for (std::size_t subject = 0; subject < tiny.subjects.size(); ++subject) {
+      for (std::size_t option = 0; option < tiny.subjects[subject].formats.size(); ++option, ++place) {
+        const double expected = slope(tiny, 1, subject, option, draws[draw]);
+        EXPECT_NEAR(static_cast<double>(samples[draw].at(place)), expected, 5e-3 * std::abs(expected) + 1e-3)
+            << tiny.subjects[subject].shape.name << " option " << option;
+      }
+    }
+    EXPECT_EQ(place, samples[draw].size());
+  }
+}
+
+TEST_P(Estimators, FisherSamplesRepeatAndDifferBetweenSequences) {
+  const TinyBench tiny(GetParam(), random_, 2, 6, with_draws(3));
+  const auto samples = fisher_samples(tiny.bench(), 0).value();
+  EXPECT_EQ(samples, fisher_samples(tiny.bench(), 0).value());
+  EXPECT_NE(samples, fisher_samples(tiny.bench(), 1).value());
+  EXPECT_NE(samples[0], samples[1]);
+}
+
+/// scale · mean_s (Σ c)² is the KL of changing every module a little at once.
+TEST_P(Estimators, FisherPredictsTheKlOfAWholeAssignment) {
+  constexpr double kStep = 1.0 / 8;
+  const TinyBench tiny(GetParam(), random_, 2, 12, with_draws(300));
+  std::vector<std::size_t> choice;
+  for (const Subject& subject : tiny.subjects) choice.push_back(random_.below(subject.formats.size()));
+
+  std::vector<double> squares;
+  for (std::int64_t sequence = 0; sequence < 2; ++sequence) {
+    const std::vector<Sample> samples = fisher_samples(tiny.bench(), sequence).value();
+    for (const Sample& sample : samples) {
+      double sum = 0;
+      std::size_t place = 0;
+      for (std::size_t i = 0; i < choice.size(); place += tiny.subjects[i++].formats.size())
+        sum += static_cast<double>(sample[place + choice[i]]);
+      squares.push_back(kStep * kStep * sum * sum * 0.5 / static_cast<double>(tiny.batch.tokens));
+    }
+  }
+  const MeanError predicted = mean_with_error(squares);
+
+  double actual = 0;  // the mean over both signs: third-order terms cancel
+  for (const double step : {kStep, -kStep}) {
+    std::unordered_map<std::string, mx::array> weights;
+    for (std::size_t i = 0; i < choice.size(); ++i)
+      weights.insert_or_assign(tiny.subjects[i].shape.name, tiny.moved(i, choice[i], step));
+    for (std::int64_t sequence = 0; sequence < 2; ++sequence) {
+      const auto before = tiny.logits(sequence, {}), after = tiny.logits(sequence, weights);
+      for (std::size_t t = 0; t < before.size(); ++t)
+        actual += test::kl_divergence(before[t], after[t]) / static_cast<double>(4 * before.size());
+    }
+  }
+  EXPECT_NEAR(predicted.mean, actual, 5 * predicted.standard_error + 0.05 * actual);
+  EXPECT_LT(predicted.standard_error, 0.15 * predicted.mean);
+}
+
+TEST_P(Estimators, KlSamplesAreThoseOfAModelWithOneModuleChanged) {
+  const TinyBench tiny(GetParam(), random_, 2, 10);
+  const auto samples = kl_samples(tiny.bench(), 1).value();
+  ASSERT_EQ(samples.size(), 1u);
+  const auto reference = tiny.logits(1, {});
+  std::size_t place = 0;
+  for (std::size_t subject = 0; subject < tiny.subjects.size(); ++subject) {
+    for (std::size_t option = 0; option < tiny.subjects[subject].formats.size(); ++option, ++place) {
+      const auto changed =
+          tiny.logits(1, {{tiny.subjects[subject].shape.name, tiny.moved(subject, option, 1)}});
+      double expected = 0;
+      for (std::size_t t = 0; t < changed.size(); ++t)
+        expected += test::kl_divergence(reference[t], changed[t]) / static_cast<double>(changed.size());
+      EXPECT_NEAR(static_cast<double>(samples[0].at(place)), expected, 1e-6 + 1e-4 * expected)
+          << tiny.subjects[subject].shape.name << " option " << option;
+      EXPECT_GT(expected, 1e-5);
+    }
+  }
+  EXPECT_EQ(place, samples[0].size());
+}
+
+/// Σ ‖M·x‖² over rows x, M [out, in].
+double output_energy(const Doubles& matrix, const Doubles& inputs, std::size_t in) {
+  double energy = 0;
+  for (std::size_t x = 0; x < inputs.size(); x += in) {
+    for (std::size_t row = 0; row < matrix.size(); row += in) {
+      double dot = 0;
+      for (std::size_t i = 0; i < in; ++i) dot += matrix[row + i] * inputs[x + i];
+      energy += dot * dot;
+    }
+  }
+  return energy;
+}
+
+TEST_P(Estimators, MseIsTheRelativeOutputError) {
+  const TinyBench tiny(GetParam(), random_, 3, 10);
+  const auto samples = mse_samples(tiny.bench(), 1, 3).value();
+  ASSERT_EQ(samples.size(), 1u);
+  std::unordered_map<std::string, Doubles> inputs = tapped_inputs(tiny, 1);
+  for (const auto& [module, more] : tapped_inputs(tiny, 2))
+    inputs[module].insert(inputs[module].end(), more.begin(), more.end());
+  std::size_t place = 0;
+  for (std::size_t subject = 0; subject < tiny.subjects.size(); ++subject) {
+    const auto in = static_cast<std::size_t>(tiny.subjects[subject].shape.in_features);
+    const std::string& name = tiny.subjects[subject].shape.name;
+    const auto energy = [&](const Doubles& matrix) {
+      const auto found = inputs.find(name);
+      const double norm = test::norm(matrix);  // an untied embedding has no inputs: x of equal weights
+      return found == inputs.end() ? norm * norm : output_energy(matrix, found->second, in);
+    };
+    for (std::size_t option = 0; option < tiny.subjects[subject].formats.size(); ++option, ++place) {
+      const double expected = energy(test::values(tiny.deltas.delta(subject, option))) /
+                              energy(test::values(tiny.weight(subject)));
+      EXPECT_NEAR(static_cast<double>(samples[0].at(place)), expected, 1e-4 * expected) << name;
+    }
+  }
+  EXPECT_EQ(place, samples[0].size());
+}
+
+TEST_P(Estimators, ImportanceIsTheMeanSquareOfEachInput) {
+  const TinyBench tiny(GetParam(), random_, 3, 10);
+  const Importance importance =
+      measure_importance(tiny.model, tiny.batch, kernels::Compute::f32, nullptr).value();
+  std::map<std::string, Doubles> expected;
+  for (std::int64_t sequence = 0; sequence < 3; ++sequence) {
+    for (const auto& [module, inputs] : tapped_inputs(tiny, sequence)) {
+      Doubles& sums = expected[module];
+      sums.resize(inputs.size() / 10);
+      for (std::size_t i = 0; i < inputs.size(); ++i) sums[i % sums.size()] += inputs[i] * inputs[i] / 30;
+    }
+  }
+  ASSERT_EQ(importance.size(), expected.size());
+  for (const auto& [module, values] : expected) {
+    const auto& actual = importance.at(module);
+    EXPECT_TRUE(test::close(Doubles(actual.begin(), actual.end()), values, 1e-5 * test::largest(values)))
+        << module;
+  }
+  EXPECT_EQ(importance.contains("model.embed_tokens"), tiny.model.config().tied_embeddings);
+}
+
+}  // namespace
+}  // namespace optiq::profile

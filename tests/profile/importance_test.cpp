@@ -1,0 +1,77 @@
+#include "optiq/profile/importance.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "support/contains.h"
+#include "support/random_tensors.h"
+#include "support/seed.h"
+#include "support/temporary_folder.h"
+
+namespace optiq::profile {
+namespace {
+
+class ImportanceFile : public testing::Test {
+ protected:
+  void write(const std::vector<test::StoredTensor>& tensors) {
+    auto writer = io::SafetensorsWriter::create(path_, test::specs_of(tensors), {}).value();
+    for (const auto& tensor : tensors) ASSERT_TRUE(writer.append(tensor.bytes));
+    ASSERT_TRUE(writer.finish());
+  }
+
+  void expect_bad(std::string_view part) {
+    const auto importance = read_importance(path_);
+    ASSERT_FALSE(importance);
+    EXPECT_EQ(importance.error().code, ErrorCode::bad_input);
+    EXPECT_TRUE(test::contains(importance.error().message, path_.string()));
+    EXPECT_TRUE(test::contains(importance.error().message, part));
+  }
+
+  Random random_{test::seed()};
+  test::TemporaryFolder folder_;
+  std::filesystem::path path_ = folder_.path() / "x.importance.safetensors";
+};
+
+TEST(ImportancePath, StandsBesideTheSensitivities) {
+  EXPECT_EQ(importance_path("x/sensitivity.json"), "x/sensitivity.importance.safetensors");
+}
+
+TEST_F(ImportanceFile, ReadsBackExactly) {
+  Importance importance;
+  for (const char* module : {"model.layers.0.mlp.down_proj", "lm_head"}) {
+    for (int i = 0; i < 50; ++i)
+      importance[module].push_back(static_cast<float>(std::exp(9 * random_.normal())));
+  }
+  importance["lm_head"][3] = 0;
+  ASSERT_TRUE(write_importance(path_, importance));
+  EXPECT_EQ(read_importance(path_).value(), importance);
+  importance.erase("lm_head");
+  ASSERT_TRUE(write_importance(path_, importance));
+  EXPECT_EQ(read_importance(path_).value(), importance);
+}
+
+TEST_F(ImportanceFile, BadFilesAreBadInput) {
+  expect_bad("");  // missing
+  write({test::random_tensor(random_, "w", DType::bf16, {4})});
+  expect_bad("w: expected a vector of F32");
+  write({test::random_tensor(random_, "w", DType::f32, {4, 2})});
+  expect_bad("w: expected a vector of F32");
+  for (const float bad : {-1.0f, std::nanf(""), INFINITY}) {
+    test::StoredTensor tensor{{"w", DType::f32, {2}}, {}};
+    const float values[] = {1, bad};
+    const auto bytes = std::as_bytes(std::span(values));
+    tensor.bytes.assign(bytes.begin(), bytes.end());
+    write({tensor});
+    expect_bad("w: expected finite values");
+  }
+}
+
+TEST_F(ImportanceFile, AFolderThatIsMissingIsOutOfResources) {
+  const Status status = write_importance(folder_.path() / "none" / "x.safetensors", {{"w", {1}}});
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().code, ErrorCode::out_of_resources);
+}
+
+}  // namespace
+}  // namespace optiq::profile
