@@ -1,0 +1,53 @@
+// A plan carried out: a full-precision checkpoint in, an MLX mixed-precision checkpoint out
+// (docs/formats.md), and the proof that what lies in the folder is what was planned.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "optiq/base/progress.h"
+#include "optiq/base/result.h"
+#include "optiq/io/checkpoint.h"
+#include "optiq/plan/plan.h"
+#include "optiq/profile/importance.h"
+
+namespace optiq::encode {
+
+struct EncodeOptions {
+  std::uint64_t shard_limit_bytes = io::kShardLimitBytes;  ///< largest safetensors file
+};
+
+/// Writes the checkpoint that `plan` describes into the folder `out`: weights, config.json with
+/// "quantization", optiq.json (plan and provenance), and the source's tokenizer files. Each module is encoded
+/// by its own encoder; a module that `importance` does not list counts all its inputs alike. Dense modules
+/// and the fixed tensors are copied as they are.
+///
+/// `out` appears whole or not at all: it may be missing, empty, or an earlier output of this function (which
+/// is replaced); killed at any moment, the old content or the new is there. Memory: one module at a time
+/// beside the source's mapping. The bytes written depend on the arguments alone, not on threads or time.
+///
+/// bad_input (naming the tensor) where the source is quantized already, or lacks a tensor of the plan, or has
+/// it in another shape or dtype, or holds a weight that is not finite; where `out` is a file or a foreign
+/// folder. out_of_resources where it cannot be written.
+Status encode_checkpoint(const io::Checkpoint& source, const plan::Plan& plan,
+                         const profile::Importance& importance, const std::filesystem::path& out,
+                         const EncodeOptions& options = {}, const Progress& progress = {});
+
+/// Whether encode_checkpoint could write `out`, asked before hours of work: bad_input where it is a file or a
+/// foreign folder, out_of_resources where nothing can be created beside it.
+Status check_output(const std::filesystem::path& out);
+
+struct Verification {
+  std::vector<std::string> modules;  ///< all that were checked, in the model's order
+  std::uint64_t file_bytes = 0;      ///< of all safetensors files
+};
+
+/// Reads a folder that encode_checkpoint wrote and proves that it is what its optiq.json says: every tensor
+/// of the plan with its dtype and shape, in the file where the plan's layout puts it, and no others; every
+/// file's size; bits and group size of every module in config.json, and its two copies identical; finite
+/// scales and biases. bad_input names the file and the module or tensor that differs, what was expected and
+/// what is there.
+Result<Verification> verify_checkpoint(const std::filesystem::path& out);
+
+}  // namespace optiq::encode

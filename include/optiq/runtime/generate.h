@@ -1,0 +1,67 @@
+// Text generation: prefill, then one token at a time.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "optiq/io/tokenizer.h"
+#include "optiq/model/model.h"
+#include "optiq/runtime/sampler.h"
+
+namespace optiq::runtime {
+
+struct GenerationOptions {
+  std::int64_t max_tokens = 256;
+  SamplingOptions sampling = {};
+};
+
+enum class StopReason { end_of_sequence, max_tokens, context_full, cancelled };
+std::string_view stop_reason_name(StopReason reason);
+
+struct Generation {
+  std::vector<std::int32_t> tokens;  ///< generated, an end token left out
+  StopReason reason = StopReason::max_tokens;
+  std::int64_t prompt_tokens = 0;
+  double prefill_seconds = 0;
+  double decode_seconds = 0;  ///< of all tokens after the first
+
+  [[nodiscard]] double prefill_tokens_per_second() const;
+  [[nodiscard]] double decode_tokens_per_second() const;
+};
+
+/// Sees each piece of text as it is complete; false stops the generation.
+using OnText = std::function<bool(std::string_view piece)>;
+
+/// A conversation with one model: the KV cache lives on between calls, so a later prompt only costs its new
+/// tokens.
+class Session {
+ public:
+  Session(model::Model model, io::Tokenizer tokenizer);
+
+  /// Feeds `prompt` (token ids, appended to what the session holds) and generates. Errors: bad_input for an
+  /// empty prompt, a token outside the vocabulary, or a prompt that leaves no position free; usage for
+  /// impossible sampling options: the session is then as it was. After any other error, reset() it. The last
+  /// token of a generation that was cancelled or filled the context is not in the cache.
+  Result<Generation> generate(std::span<const std::int32_t> prompt, const GenerationOptions& options,
+                              const OnText& on_text);
+
+  /// Forgets everything that was fed.
+  void reset();
+  /// Tokens in the cache.
+  [[nodiscard]] const std::vector<std::int32_t>& history() const { return history_; }
+  [[nodiscard]] const io::Tokenizer& tokenizer() const { return tokenizer_; }
+
+ private:
+  Result<std::vector<float>> feed(std::span<const std::int32_t> tokens);
+  Result<StopReason> decode(std::vector<float> logits, const GenerationOptions& options,
+                            const OnText& on_text, io::StreamDecoder& decoder, Generation& generation);
+
+  model::Model model_;
+  io::Tokenizer tokenizer_;
+  model::KvCache cache_;
+  std::vector<std::int32_t> history_;
+};
+
+}  // namespace optiq::runtime

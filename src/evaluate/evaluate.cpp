@@ -1,0 +1,156 @@
+#include "optiq/evaluate/evaluate.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace optiq::evaluate {
+namespace {
+
+namespace mx = model::mx;
+
+/// Positions whose logits are held at once.
+constexpr int kPositionsAtOnce = 256;
+
+/// Per scored position of one window.
+struct Scores {
+  std::vector<double> log_probabilities;
+  std::vector<double> kl;
+  std::vector<double> agreement;
+};
+
+mx::array hidden_of(const model::Model& model, const mx::array& tokens, kernels::Compute compute) {
+  const model::Pass pass{.compute = compute};
+  mx::array hidden = model.embed(tokens, pass);
+  for (std::int64_t layer = 0; layer < model.config().layers; ++layer)
+    hidden = model.block(layer, hidden, pass);
+  return hidden;
+}
+
+/// Logits of positions [first, last) of a window: f32 [last − first, vocabulary].
+mx::array logits_of(const model::Model& model, const mx::array& hidden, int first, int last,
+                    kernels::Compute compute) {
+  const mx::array part = mx::slice(hidden, {0, first, 0}, {1, last, hidden.shape(2)});
+  const mx::array logits = model.head(part, {.compute = compute});
+  return mx::reshape(logits, {last - first, -1});
+}
+
+template <class T>
+void append(std::vector<double>& values, const mx::array& array) {
+  const T* data = array.data<T>();
+  values.insert(values.end(), data, data + array.size());
+}
+
+Status score_positions(const model::Model& model, const model::Model* reference, const mx::array& hidden,
+                       const mx::array& reference_hidden, std::span<const std::int32_t> window, int first,
+                       int last, kernels::Compute compute, Scores& scores) {
+  const mx::array logits = logits_of(model, hidden, first, last, compute);
+  const mx::array labels(window.data() + first + 1, {last - first}, mx::int32);
+  const mx::array likelihoods = kernels::label_log_probabilities(logits, labels);
+  if (reference == nullptr) {
+    OPTIQ_CHECK(model::evaluate({likelihoods}));
+    append<float>(scores.log_probabilities, likelihoods);
+    return {};
+  }
+  const mx::array expected = logits_of(*reference, reference_hidden, first, last, compute);
+  const mx::array kl = kernels::kl_divergence(expected, logits);
+  const mx::array same = mx::astype(mx::equal(mx::argmax(expected, 1), mx::argmax(logits, 1)), mx::float32);
+  OPTIQ_CHECK(model::evaluate({likelihoods, kl, same}));
+  append<float>(scores.log_probabilities, likelihoods);
+  append<float>(scores.kl, kl);
+  append<float>(scores.agreement, same);
+  return {};
+}
+
+Result<Scores> score_window(const model::Model& model, const model::Model* reference,
+                            std::span<const std::int32_t> window, kernels::Compute compute) {
+  const int positions = static_cast<int>(window.size()) - 1;
+  const mx::array tokens(window.data(), {1, positions}, mx::int32);
+  const mx::array hidden = hidden_of(model, tokens, compute);
+  const mx::array reference_hidden = reference != nullptr ? hidden_of(*reference, tokens, compute) : hidden;
+  OPTIQ_CHECK(model::evaluate({hidden, reference_hidden}));
+  Scores scores;
+  for (int first = 0; first < positions; first += kPositionsAtOnce) {
+    const int last = std::min(first + kPositionsAtOnce, positions);
+    OPTIQ_CHECK(
+        score_positions(model, reference, hidden, reference_hidden, window, first, last, compute, scores));
+  }
+  return scores;
+}
+
+double mean_of(const std::vector<double>& values) {
+  return mean_with_error(values).mean;
+}
+
+/// Tokens of a window: as wanted, but no more than the text has, or the model positions.
+std::int64_t usable_context(const model::ModelConfig& config, std::int64_t wanted, std::size_t tokens) {
+  const std::int64_t context = std::min(wanted, static_cast<std::int64_t>(tokens));
+  return config.max_positions > 0 ? std::min(context, config.max_positions) : context;
+}
+
+Status check(const model::Model& model, const model::Model* reference, std::span<const std::int32_t> tokens,
+             const Options& options) {
+  if (tokens.size() < 2)
+    return fail(ErrorCode::bad_input, "evaluation: expected a text of at least 2 tokens, got {}",
+                tokens.size());
+  if (options.context < 2 || options.max_windows < 0) {
+    return fail(ErrorCode::usage, "evaluation: expected a context ≥ 2 and windows ≥ 0, got {} and {}",
+                options.context, options.max_windows);
+  }
+  for (const std::int32_t token : tokens) {
+    if (token < 0 || token >= model.config().vocabulary) {
+      return fail(ErrorCode::bad_input, "evaluation: token {} is outside the model's vocabulary of {}", token,
+                  model.config().vocabulary);
+    }
+  }
+  if (reference != nullptr && reference->config().vocabulary != model.config().vocabulary) {
+    return fail(ErrorCode::bad_input, "evaluation: the model has a vocabulary of {}, the reference one of {}",
+                model.config().vocabulary, reference->config().vocabulary);
+  }
+  return {};
+}
+
+Distance distance_of(std::vector<double> kl, const std::vector<double>& window_kl,
+                     const std::vector<double>& window_agreement) {
+  Distance distance;
+  distance.kl = mean_with_error(window_kl);
+  distance.kl_max = *std::max_element(kl.begin(), kl.end());
+  distance.kl_median = quantile(kl, 0.5);
+  distance.kl_p99 = quantile(kl, 0.99);
+  distance.kl_p999 = quantile(std::move(kl), 0.999);
+  distance.top1_agreement = mean_with_error(window_agreement);
+  return distance;
+}
+
+}  // namespace
+
+Result<Quality> evaluate_text(const model::Model& model, const model::Model* reference,
+                              std::span<const std::int32_t> tokens, const Options& options,
+                              const Progress& progress) {
+  OPTIQ_CHECK(check(model, reference, tokens, options));
+  Quality quality;
+  quality.context = usable_context(model.config(), options.context, tokens.size());
+  quality.windows = static_cast<std::int64_t>(tokens.size()) / quality.context;
+  if (options.max_windows > 0) quality.windows = std::min(quality.windows, options.max_windows);
+  quality.tokens = quality.windows * (quality.context - 1);
+  std::vector<double> kl, window_agreement;
+  for (std::int64_t i = 0; i < quality.windows; ++i) {
+    report_progress(progress, "evaluating", static_cast<double>(i), static_cast<double>(quality.windows));
+    const auto window = tokens.subspan(static_cast<std::size_t>(i * quality.context),
+                                       static_cast<std::size_t>(quality.context));
+    OPTIQ_TRY(const Scores scores, score_window(model, reference, window, options.compute));
+    quality.window_nll.push_back(-mean_of(scores.log_probabilities));
+    if (reference == nullptr) continue;
+    kl.insert(kl.end(), scores.kl.begin(), scores.kl.end());
+    quality.window_kl.push_back(mean_of(scores.kl));
+    window_agreement.push_back(mean_of(scores.agreement));
+  }
+  const MeanError nll = mean_with_error(quality.window_nll);
+  quality.perplexity = std::exp(nll.mean);
+  quality.perplexity_standard_error = quality.perplexity * nll.standard_error;
+  quality.has_reference = reference != nullptr;
+  if (reference != nullptr)
+    quality.distance = distance_of(std::move(kl), quality.window_kl, window_agreement);
+  return quality;
+}
+
+}  // namespace optiq::evaluate
