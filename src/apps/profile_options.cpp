@@ -1,0 +1,119 @@
+#include "profile_options.h"
+
+#include "optiq/base/units.h"
+
+namespace optiq::apps {
+
+void add_profile_options(CLI::App* verb, ProfileArguments& args) {
+  verb->add_option("--calibration", args.source.name, "\"self\", or a .txt or .jsonl file")
+      ->capture_default_str();
+  verb->add_option("--sequences", args.source.sequences, "Calibration sequences")->capture_default_str();
+  verb->add_option("--tokens", args.source.tokens, "Tokens of each sequence")->capture_default_str();
+  verb->add_option("--seed", args.source.seed, "Seed of sampling and of the choice of windows")
+      ->capture_default_str();
+  verb->add_option("--estimator", args.estimator, "How sensitivity is measured")
+      ->check(CLI::IsMember({"fisher", "kl", "mse"}))
+      ->capture_default_str();
+  verb->add_option("--encoder", args.encoder, "Encoder that will write the weights")
+      ->check(CLI::IsMember({"rtn", "range"}))
+      ->capture_default_str();
+  verb->add_option("--label-draws", args.label_draws, "fisher: label sets drawn for each sequence")
+      ->capture_default_str();
+  verb->add_option("--compute", args.compute, "Matrix products of the measurement")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
+  verb->add_option("--bits", args.bits, "Bits to measure (default: all)")->delimiter(',');
+  verb->add_option("--groups", args.groups, "Group sizes to measure (default: all)")->delimiter(',');
+}
+
+Result<profile::Options> profile_options(const ProfileArguments& args) {
+  profile::Options options;
+  OPTIQ_TRY(options.estimator, profile::parse_estimator(args.estimator));
+  OPTIQ_TRY(options.encoder, quant::parse_encoder(args.encoder));
+  options.label_draws = args.label_draws;
+  options.compute = args.compute == "f32" ? kernels::Compute::f32 : kernels::Compute::bf16;
+  const auto wanted = [](const std::vector<int>& list, int value) {
+    return list.empty() || std::ranges::find(list, value) != list.end();
+  };
+  for (const quant::Format format : profile::all_formats()) {
+    if (wanted(args.bits, format.bits) && wanted(args.groups, format.group_size))
+      options.formats.push_back(format);
+  }
+  if (options.formats.empty()) {
+    return fail(ErrorCode::usage, "--bits and --groups: expected some of 2,3,4,5,6,8 and of 32,64,128");
+  }
+  return options;
+}
+
+void add_plan_options(CLI::App* verb, PlanArguments& args, bool with_formats) {
+  auto* budget = verb->add_option_group("budget", "Exactly one of these");
+  budget->add_option("--memory", args.memory, "Memory for weights, KV cache and scratch, such as 8GB");
+  budget->add_option("--size", args.size, "Size of the weight files, such as 4.2GB");
+  budget->add_option("--bpw", args.bits_per_weight, "File bits over parameters, such as 4.5");
+  budget->add_option("--reduce", args.reduce, "Less than at 16 bits, such as 70%");
+  budget->require_option(1);
+  verb->add_option("--context", args.context, "Tokens of KV cache that --memory counts")
+      ->capture_default_str();
+  verb->add_option("--pin", args.pins, "PATTERN=FORMAT, such as 'model.layers.0.*=8x64' or 'lm_head=dense'");
+  verb->add_option("--min-bits", args.rules.least_bits, "No module below");
+  verb->add_option("--max-bits", args.rules.most_bits, "No module above");
+  verb->add_flag("--allow-dense", args.rules.allow_dense, "Modules may stay unquantized");
+  if (!with_formats) return;
+  verb->add_option("--bits", args.rules.bits, "Bits to choose from")->delimiter(',');
+  verb->add_option("--groups", args.rules.group_sizes, "Group sizes to choose from")->delimiter(',');
+}
+
+Result<plan::Budget> budget_of(const PlanArguments& args, const profile::Sensitivity& sensitivity) {
+  if (args.size) {
+    OPTIQ_TRY(const auto bytes, parse_bytes(*args.size));
+    return plan::size_budget(bytes);
+  }
+  if (args.memory) {
+    OPTIQ_TRY(const auto bytes, parse_bytes(*args.memory));
+    return plan::memory_budget(sensitivity, bytes, args.context);
+  }
+  if (args.reduce) {
+    OPTIQ_TRY(const double fraction, parse_fraction(*args.reduce));
+    return plan::reduce_budget(sensitivity, fraction);
+  }
+  return plan::bits_per_weight_budget(sensitivity, args.bits_per_weight);
+}
+
+Result<plan::Rules> rules_of(const PlanArguments& args) {
+  plan::Rules rules = args.rules;
+  for (const std::string& text : args.pins) {
+    OPTIQ_TRY(plan::Pin pin, plan::parse_pin(text));
+    rules.pins.push_back(std::move(pin));
+  }
+  return rules;
+}
+
+Json plan_summary(const plan::Plan& plan) {
+  Json modules = Json::array();
+  for (const auto& module : plan.modules) {
+    modules.push_back({{"name", module.name},
+                       {"bits", module.format.bits},
+                       {"group_size", module.format.group_size},
+                       {"bytes", module.bytes},
+                       {"cost", module.cost}});
+  }
+  Json json{{"bytes", plan.bytes},
+            {"parameters", plan.model.parameters},
+            {"budget_bytes", plan.budget_bytes},
+            {"bits_per_weight", plan.bits_per_weight},
+            {"predicted_kl", plan.predicted_kl},
+            {"predicted_kl_stderr", plan.predicted_kl_standard_error},
+            {"gap", plan.gap},
+            {"seconds", plan.seconds}};
+  if (plan.memory) {
+    json["memory"] = {{"total_bytes", plan.memory->total()},
+                      {"weight_bytes", plan.memory->weight_bytes},
+                      {"cache_bytes", plan.memory->cache_bytes},
+                      {"scratch_bytes", plan.memory->scratch_bytes},
+                      {"context_tokens", plan.memory->context_tokens}};
+  }
+  json["modules"] = std::move(modules);
+  return json;
+}
+
+}  // namespace optiq::apps

@@ -1,0 +1,37 @@
+// The options of profiling and of budgets, shared by the verbs that profile and plan.
+#pragma once
+
+#include "optiq/calibrate/calibrate.h"
+#include "optiq/plan/planner.h"
+#include "optiq/profile/profile.h"
+#include "verbs.h"
+
+namespace optiq::apps {
+
+struct ProfileArguments {
+  calibrate::Source source;
+  std::string estimator = "fisher", encoder = "range", compute = "bf16";
+  std::vector<int> bits, groups;
+  std::int64_t label_draws = profile::Options{}.label_draws;
+};
+
+void add_profile_options(CLI::App* verb, ProfileArguments& args);
+Result<profile::Options> profile_options(const ProfileArguments& args);
+
+struct PlanArguments {
+  std::optional<std::string> size, memory, reduce;  ///< as typed
+  double bits_per_weight = 0;
+  std::int64_t context = plan::kDefaultContextTokens;
+  std::vector<std::string> pins;
+  plan::Rules rules;
+};
+
+/// With bits and groups where the verb has no such options of its own.
+void add_plan_options(CLI::App* verb, PlanArguments& args, bool with_formats);
+Result<plan::Budget> budget_of(const PlanArguments& args, const profile::Sensitivity& sensitivity);
+Result<plan::Rules> rules_of(const PlanArguments& args);
+
+/// What --json says of a plan (docs/formats.md, "Machine interface").
+Json plan_summary(const plan::Plan& plan);
+
+}  // namespace optiq::apps

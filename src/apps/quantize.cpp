@@ -1,0 +1,177 @@
+#include "optiq/base/file.h"
+#include "optiq/base/units.h"
+#include "optiq/encode/encode.h"
+#include "optiq/evaluate/evaluate.h"
+#include "optiq/report/html.h"
+#include "optiq/report/table.h"
+#include "profile_options.h"
+#include "quality_json.h"
+
+namespace optiq::apps {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Arguments {
+  std::string model, out, sensitivity, text;
+  std::int64_t eval_sequences = 16;
+  ProfileArguments profile;
+  PlanArguments plan;
+};
+
+/// A model that was written, and what was measured of it.
+struct Candidate {
+  std::string name;
+  plan::Plan plan;
+  evaluate::Quality quality;
+};
+
+/// Tokens that the profile has not seen: a text file, or the calibration source with another seed.
+Result<calibrate::TokenBatch> held_out_tokens(const Arguments& args, const model::Model& model,
+                                              const io::Tokenizer& tokenizer, Console& console) {
+  calibrate::Source source = args.profile.source;
+  if (!args.text.empty()) source.name = args.text;
+  source.sequences = args.eval_sequences;
+  ++source.seed;
+  return calibrate::load(source, model, tokenizer, console.progress());
+}
+
+Result<evaluate::Quality> measure(const fs::path& folder, const model::Model& reference,
+                                  const calibrate::TokenBatch& batch, Console& console) {
+  OPTIQ_TRY(const auto model, model::Model::open(folder));
+  return evaluate::evaluate_text(model, &reference, batch.ids, {.context = batch.tokens}, console.progress());
+}
+
+/// The profile that was named if it is there, otherwise a new one.
+Result<profile::Sensitivity> sensitivity_of(const Arguments& args, const fs::path& file,
+                                            const model::Model& model, const io::Tokenizer& tokenizer,
+                                            Console& console) {
+  std::error_code ignored;
+  if (!args.sensitivity.empty() && fs::exists(file, ignored)) return profile::read_sensitivity(file);
+  OPTIQ_TRY(const auto options, profile_options(args.profile));
+  return profile::profile(model, tokenizer, args.profile.source, options, file, console.progress());
+}
+
+/// The uniform plan by rounding to nearest, written beside `out`, measured and removed again.
+Result<Candidate> measure_baseline(const Arguments& args, plan::Plan plan, const model::Model& reference,
+                                   const calibrate::TokenBatch& batch, Console& console) {
+  for (auto& module : plan.modules) module.encoder = quant::Encoder::rtn;
+  const fs::path out = fs::absolute(args.out).lexically_normal();
+  // Hidden, so that no folder of the user's is in its place.
+  const fs::path folder = out.parent_path() / fmt::format(".{}.baseline", out.filename().string());
+  const std::string format = quant::to_string(plan.modules.front().format);
+  std::error_code ignored;
+  fs::remove_all(folder, ignored);  // what a killed run left, perhaps half deleted
+  OPTIQ_CHECK(encode::encode_checkpoint(reference.checkpoint(), plan, {}, folder, {}, console.progress()));
+  auto quality = measure(folder, reference, batch, console);
+  fs::remove_all(folder, ignored);
+  if (!quality) return tl::unexpected(quality.error());
+  return Candidate{"uniform " + format, std::move(plan), std::move(*quality)};
+}
+
+report::Quality report_row(const Candidate& candidate) {
+  const evaluate::Quality& quality = candidate.quality;
+  report::Quality row{candidate.name, candidate.plan.bytes, candidate.plan.bits_per_weight, {}, {}, {}};
+  row.perplexity = MeanError{quality.perplexity, quality.perplexity_standard_error};
+  if (quality.has_reference) {
+    row.kl = quality.distance.kl;
+    row.top1_agreement = quality.distance.top1_agreement;
+  }
+  return row;
+}
+
+std::string comparison_table(const std::vector<report::Quality>& rows) {
+  std::vector<std::vector<std::string>> cells;
+  const auto show = [](const std::optional<MeanError>& value) {
+    return value ? report::format_with_error(value->mean, value->standard_error) : std::string("-");
+  };
+  for (const report::Quality& row : rows) {
+    cells.push_back({row.name, format_bytes(row.bytes), fmt::format("{:.3f}", row.bits_per_weight),
+                     show(row.perplexity), show(row.kl), show(row.top1_agreement)});
+  }
+  using report::Align;
+  return report::format_table({{"model"},
+                               {"files", Align::right},
+                               {"bits/weight", Align::right},
+                               {"perplexity", Align::right},
+                               {"KL to reference", Align::right},
+                               {"top-1 agreement", Align::right}},
+                              cells);
+}
+
+Json candidate_json(const Candidate& candidate) {
+  Json json{{"name", candidate.name},
+            {"bytes", candidate.plan.bytes},
+            {"bits_per_weight", candidate.plan.bits_per_weight},
+            {"predicted_kl", candidate.plan.predicted_kl}};
+  json.update(quality_json(candidate.quality));
+  return json;
+}
+
+Status write_report(const fs::path& path, const profile::Sensitivity& sensitivity, const plan::Rules& rules,
+                    const Candidate& ours, const std::optional<Candidate>& baseline,
+                    const std::vector<report::Quality>& rows) {
+  report::ReportInput input{ours.plan, sensitivity, {}, {}, {}, rows};
+  OPTIQ_TRY(input.frontier, plan::frontier_points(sensitivity, rules));
+  OPTIQ_TRY(input.uniform, plan::uniform_points(sensitivity));
+  if (baseline) input.baseline = baseline->plan;
+  return write_file_atomically(path, report::html_report(input));
+}
+
+Status quantize(const Arguments& args, Console& console) {
+  OPTIQ_CHECK(encode::check_output(args.out));
+  OPTIQ_TRY(const auto model, model::Model::open(args.model));
+  OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(args.model));
+  const fs::path file = args.sensitivity.empty() ? args.out + ".sensitivity.json" : args.sensitivity;
+  OPTIQ_TRY(const auto sensitivity, sensitivity_of(args, file, model, tokenizer, console));
+  OPTIQ_TRY(const auto importance, profile::read_importance(profile::importance_path(file)));
+  OPTIQ_TRY(const auto budget, budget_of(args.plan, sensitivity));
+  OPTIQ_TRY(const auto rules, rules_of(args.plan));
+  Candidate ours{"optiq", {}, {}};
+  OPTIQ_TRY(ours.plan, plan::make_plan(sensitivity, budget, rules));
+  OPTIQ_CHECK(
+      encode::encode_checkpoint(model.checkpoint(), ours.plan, importance, args.out, {}, console.progress()));
+  OPTIQ_CHECK(encode::verify_checkpoint(args.out));
+
+  OPTIQ_TRY(const auto batch, held_out_tokens(args, model, tokenizer, console));
+  OPTIQ_TRY(ours.quality, measure(args.out, model, batch, console));
+  std::vector<report::Quality> rows{report_row(ours)};
+  std::optional<Candidate> baseline;
+  if (auto uniform = plan::uniform_plan_at_least(sensitivity, ours.plan.bytes)) {
+    OPTIQ_TRY(baseline, measure_baseline(args, std::move(*uniform), model, batch, console));
+    rows.push_back(report_row(*baseline));
+  }
+  OPTIQ_CHECK(write_report(fs::path(args.out) / "report.html", sensitivity, rules, ours, baseline, rows));
+
+  console.end_progress();
+  console.print(comparison_table(rows));
+  console.print(fmt::format("predicted KL {:.5f} ± {:.5f}; report: {}/report.html\n", ours.plan.predicted_kl,
+                            ours.plan.predicted_kl_standard_error, args.out));
+  Json json = plan_summary(ours.plan);
+  json.update(quality_json(ours.quality));
+  json["out"] = args.out;
+  json["sensitivity"] = file.string();
+  if (baseline) json["baseline"] = candidate_json(*baseline);
+  console.print_json(json);
+  return {};
+}
+
+}  // namespace
+
+void add_quantize(VerbTable& verbs) {
+  auto args = std::make_shared<Arguments>();
+  CLI::App* verb = verbs.add("quantize", "Profile, plan, encode, verify and measure in one go");
+  verb->add_option("model", args->model, "Full-precision model folder")->required();
+  verb->add_option("out", args->out, "Folder to write")->required();
+  verb->add_option("--sensitivity", args->sensitivity,
+                   "Profile to use; measured and written there where it is missing");
+  verb->add_option("--text", args->text,
+                   "Text to measure quality on (default: the calibration source, another seed)");
+  verb->add_option("--eval-sequences", args->eval_sequences, "Sequences to measure quality on")
+      ->capture_default_str();
+  add_profile_options(verb, args->profile);
+  add_plan_options(verb, args->plan, false);
+  verbs.on_chosen(verb, [args](Console& console) { return quantize(*args, console); });
+}
+
+}  // namespace optiq::apps

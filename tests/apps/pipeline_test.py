@@ -1,0 +1,203 @@
+"""Every verb on a tiny model, in the order people use them: what --json says, and what lies on disk."""
+import json
+import subprocess
+import unittest
+
+from cli_support import BINARY, CALIBRATION, CliTest, GOLDENS, weight_file_bytes, write_model
+
+PLAN_FIELDS = {"bytes": int, "bits_per_weight": float, "predicted_kl": float, "gap": float, "seconds": float,
+               "modules": list}
+EVAL_FIELDS = {"ppl": float, "ppl_stderr": float, "kl_mean": float, "kl_stderr": float, "kl_p99": float,
+               "top1_agreement": float, "tokens": int, "context": int}
+INFO_FIELDS = {"bytes": int, "parameters": int, "bits_per_weight": float, "modules": list}
+MODULE_FIELDS = {"name": str, "bits": int, "group_size": int, "bytes": int}
+PARAMETERS = 56384  # of the golden model llama-tied-biased
+FULL_BYTES = 2 * PARAMETERS  # at 16 bits, before headers
+
+
+class ProfileAndPlan(CliTest):
+    def test_every_estimator_gives_a_profile_that_plans(self):
+        for estimator in ("fisher", "kl", "mse"):
+            with self.subTest(estimator=estimator):
+                profile = self.profile("--estimator", estimator, out=f"{estimator}.json")
+                self.assertEqual(json.loads(profile.read_text())["estimator"], estimator)
+                plan = self.succeed("plan", profile, "--bpw", "6")
+                self.assertLessEqual(plan["bits_per_weight"], 6)
+
+    def test_profile_json(self):
+        found = self.succeed("profile", self.model, "-o", "s.json", "--calibration", self.text, *CALIBRATION)
+        self.assert_fields(found, {"out": str, "estimator": str, "modules": int, "sequences": int, "tokens": int,
+                                   "half_split_spearman": float, "seconds": float})
+        self.assertEqual((found["modules"], found["sequences"], found["tokens"]), (15, 4, 32))
+
+    def test_self_calibration_needs_no_data(self):
+        self.succeed("profile", self.model, "-o", "s.json", "--sequences", "2", "--tokens", "16")
+        self.assertTrue((self.folder / "s.json").exists())
+
+    def test_same_seed_same_profile(self):
+        first = self.profile(out="a.json").read_bytes()
+        self.assertEqual(self.profile(out="b.json").read_bytes(), first)
+        self.assertNotEqual(self.profile("--seed", "9", out="c.json").read_bytes(), first)
+
+    def test_every_kind_of_budget_is_kept(self):
+        profile = self.profile()
+        smallest = self.succeed("plan", profile, "--bpw", "4")["bytes"]
+        memory = self.succeed("plan", profile, "--memory", "1GB", "--context", "64")["memory"]
+        overhead = memory["cache_bytes"] + memory["scratch_bytes"]
+        limits = {("--bpw", "5.5"): 5.5 * PARAMETERS / 8, ("--size", "40kB"): 40000,
+                  ("--reduce", "60%"): 0.4 * (FULL_BYTES + 4000),
+                  ("--memory", str(overhead + 36000), "--context", "64"): 36000}
+        for budget, limit in limits.items():
+            with self.subTest(budget=budget):
+                plan = self.succeed("plan", profile, *budget)
+                self.assert_fields(plan, PLAN_FIELDS)
+                for module in plan["modules"]:
+                    self.assert_fields(module, MODULE_FIELDS)
+                self.assertLessEqual(plan["bytes"], limit)
+                self.assertLessEqual(plan["bytes"], plan["budget_bytes"])
+                self.assertGreater(plan["bytes"], 0.9 * limit, "most of the budget is used")
+                self.assertGreaterEqual(plan["bytes"], smallest)
+        self.assertEqual(memory["context_tokens"], 64)
+
+    def test_rules_of_a_plan(self):
+        plan = self.succeed("plan", self.profile(), "--bpw", "8", "--pin", "model.layers.0.*=8x64", "--min-bits",
+                            "4", "--bits", "3,4,8", "--groups", "64", "--frontier", "--svg", "frontier.svg")
+        for module in plan["modules"]:
+            self.assertIn((module["bits"], module["group_size"]), {(4, 64), (8, 64)})
+            if module["name"].startswith("model.layers.0."):
+                self.assertEqual(module["bits"], 8)
+        sizes = [point["bytes"] for point in plan["frontier"]]
+        self.assertEqual(sizes, sorted(sizes))
+        self.assertGreater(plan["frontier"][0]["predicted_kl"], plan["frontier"][-1]["predicted_kl"])
+        self.assertIn("4x64", [point["format"] for point in plan["uniform"]])
+        self.assertIn("<svg", (self.folder / "frontier.svg").read_text())
+
+    def test_uniform_plan(self):
+        plan = self.succeed("uniform", self.profile(), "4x32", "-o", "u.json")
+        self.assertEqual({(m["bits"], m["group_size"]) for m in plan["modules"]}, {(4, 32)})
+        self.succeed("encode", self.model, "u.json", "out")
+        self.assertEqual(weight_file_bytes(self.folder / "out"), plan["bytes"])
+
+
+class EncodeAndMeasure(CliTest):
+    def setUp(self):
+        super().setUp()
+        self.out = self.folder / "out"
+        self.plan = self.succeed("plan", self.profile(), "--bpw", "6", "-o", "plan.json")
+        self.encoded = self.succeed("encode", self.model, "plan.json", self.out)
+
+    def test_planned_bytes_are_the_files(self):
+        self.assertEqual(self.encoded["bytes"], self.plan["bytes"])
+        self.assertEqual(weight_file_bytes(self.out), self.plan["bytes"])
+
+    def test_verify(self):
+        found = self.succeed("verify", self.out)
+        self.assertEqual((found["verified"], found["modules"], found["bytes"]), (True, 15, self.plan["bytes"]))
+
+    def test_info_tells_what_was_planned(self):
+        info = self.succeed("info", self.out)
+        self.assert_fields(info, INFO_FIELDS)
+        self.assertEqual((info["bytes"], info["parameters"]), (self.plan["bytes"], PARAMETERS))
+        self.assertAlmostEqual(info["bits_per_weight"], self.plan["bytes"] * 8 / PARAMETERS)
+        keys = list(MODULE_FIELDS)
+        self.assertEqual([[m[key] for key in keys] for m in info["modules"]],
+                         [[m[key] for key in keys] for m in self.plan["modules"]])
+
+    def test_info_of_the_full_model(self):
+        info = self.succeed("info", self.model)
+        self.assertEqual((info["parameters"], info["bytes"]), (PARAMETERS, weight_file_bytes(self.model)))
+        self.assertEqual({m["bits"] for m in info["modules"]}, {16})
+
+    def test_eval_with_a_reference(self):
+        found = self.succeed("eval", self.out, "--reference", self.model, "--text", self.text, "--context", "32")
+        self.assert_fields(found, EVAL_FIELDS)
+        self.assertEqual(found["context"], 32)
+        self.assertEqual(found["tokens"], 31 * found["windows"])
+        self.assertGreater(found["kl_mean"], 0)
+        self.assertGreater(found["kl_p99"], found["kl_mean"])
+        self.assertTrue(0 < found["top1_agreement"] < 1)
+        self.assertEqual(len(found["window_nll"]), found["windows"])
+
+    def test_a_model_is_no_distance_from_itself(self):
+        found = self.succeed("eval", self.model, "--reference", self.model, "--text", self.text, "--context", "32")
+        self.assertLess(abs(found["kl_mean"]), 1e-7)
+        self.assertEqual(found["top1_agreement"], 1)
+
+    def test_eval_without_a_reference(self):
+        found = self.succeed("eval", self.out, "--text", self.text, "--context", "32", "--windows", "2")
+        self.assertEqual((found["windows"], found["tokens"]), (2, 62))
+        self.assertNotIn("kl_mean", found)
+
+    def test_run(self):
+        arguments = ("run", self.out, "hello", "--max-tokens", "6")
+        found = self.succeed(*arguments)
+        self.assert_fields(found, {"text": str, "tokens": list, "stop_reason": str, "prompt_tokens": int,
+                                   "generated_tokens": int, "prefill_tokens_per_second": float,
+                                   "decode_tokens_per_second": float})
+        self.assertEqual((found["prompt_tokens"], len(found["tokens"])), (5, found["generated_tokens"]))
+        self.assertEqual(self.succeed(*arguments)["tokens"], found["tokens"], "temperature 0 is deterministic")
+        self.assertEqual(self.run_optiq(*arguments).stdout, found["text"] + "\n")
+
+    def test_chat_reads_standard_input(self):
+        done = subprocess.run([BINARY, "chat", self.out, "--max-tokens", "4", "--json", "--quiet"],
+                              input="hello\nagain\n\nnot read\n", capture_output=True, text=True, check=True)
+        messages = self.only_object(done.stdout)["messages"]
+        self.assertEqual([m["role"] for m in messages], ["user", "assistant"] * 2)
+        self.assertEqual([m["content"] for m in messages if m["role"] == "user"], ["hello", "again"])
+        self.assertEqual(done.stderr, "")
+
+    def test_tokens_beyond_the_vocabulary_are_refused(self):
+        """A tokenizer of another model: byte_bpe has 624 tokens, the model 96."""
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            content = (GOLDENS / "tokenizer" / "byte_bpe" / name).read_bytes()
+            (self.model / name).write_bytes(content)
+        done = self.run_optiq("eval", self.model, "--text", self.text, "--context", "32")
+        self.assertEqual(done.returncode, 3, done.stderr)
+        self.assertIn("96", done.stderr)
+
+
+class Quantize(CliTest):
+    def quantize(self, *options) -> dict:
+        return self.succeed("quantize", self.model, "out", "--calibration", self.text, *CALIBRATION,
+                            "--eval-sequences", "4", *options)
+
+    def test_everything_in_one_go(self):
+        found = self.quantize("--bpw", "6")
+        for fields in (PLAN_FIELDS, EVAL_FIELDS, INFO_FIELDS):
+            self.assert_fields(found, fields)
+        baseline = found["baseline"]
+        for fields in (EVAL_FIELDS, {"bytes": int, "bits_per_weight": float, "predicted_kl": float}):
+            self.assert_fields(baseline, fields)
+        self.assertEqual(weight_file_bytes(self.folder / "out"), found["bytes"])
+        self.assertLessEqual(found["bytes"] * 8, 6 * PARAMETERS)
+        self.assertGreaterEqual(baseline["bytes"], found["bytes"], "the baseline is never the smaller one")
+        self.assertIn("<html", (self.folder / "out/report.html").read_text())
+        self.assertEqual(self.succeed("verify", "out")["bytes"], found["bytes"])
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir()),
+                         ["model", "out", "out.sensitivity.importance.safetensors", "out.sensitivity.json", "text.txt"])
+
+    def test_one_profile_serves_every_budget(self):
+        first = self.quantize("--bpw", "6", "--sensitivity", "s.json")
+        written = (self.folder / "s.json").stat().st_mtime_ns
+        second = self.quantize("--size", "32kB", "--sensitivity", "s.json")
+        self.assertEqual((self.folder / "s.json").stat().st_mtime_ns, written)
+        self.assertLessEqual(second["bytes"], 32000)
+        self.assertGreater(first["bytes"], 32000)
+        self.assertEqual(weight_file_bytes(self.folder / "out"), second["bytes"])
+
+    def test_another_family(self):
+        self.model = write_model(self.folder / "qwen", "qwen3")
+        found = self.quantize("--reduce", "50%")
+        self.assertEqual(self.succeed("info", "out")["family"], "qwen3")
+        self.assertEqual(weight_file_bytes(self.folder / "out"), found["bytes"])
+
+    def test_for_people(self):
+        done = self.run_optiq("quantize", self.model, "out", "--bpw", "6", "--calibration", self.text, *CALIBRATION,
+                              "--eval-sequences", "2", "--quiet")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        for word in ("optiq", "uniform", "KL to reference", "report.html"):
+            self.assertIn(word, done.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()
