@@ -12,7 +12,12 @@ find_package(highs CONFIG REQUIRED)
 if(APPLE)
   find_library(OPTIQ_ACCELERATE Accelerate REQUIRED)
 else()
-  find_package(dnnl CONFIG REQUIRED)
+  # Not by its CMake package: Debian's also demands OpenCL's headers, which nothing here includes.
+  find_path(OPTIQ_DNNL_INCLUDE dnnl.hpp REQUIRED)
+  find_library(OPTIQ_DNNL dnnl REQUIRED)
+  add_library(optiq_dnnl INTERFACE IMPORTED GLOBAL)
+  target_include_directories(optiq_dnnl INTERFACE "${OPTIQ_DNNL_INCLUDE}")
+  target_link_libraries(optiq_dnnl INTERFACE "${OPTIQ_DNNL}")
   find_package(OpenMP REQUIRED COMPONENTS CXX)
 endif()
 
