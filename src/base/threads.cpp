@@ -4,7 +4,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
-#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -12,24 +11,22 @@
 namespace optiq {
 namespace {
 
-using Body = std::function<void(std::size_t, std::size_t)>;
+/// How often a thread looks for news before it sleeps: some tens of microseconds.
+constexpr int kLooks = 2000;
 
-struct Job {
-  const Body* body;
-  std::size_t count;
-  std::size_t grain;
-  std::atomic<std::size_t> next{0};
-  std::size_t workers = 0;  ///< Pool threads inside this job; guarded by Pool::mutex_.
-
-  void work() {
-    for (std::size_t begin = next.fetch_add(grain); begin < count; begin = next.fetch_add(grain)) {
-      (*body)(begin, std::min(begin + grain, count));
-    }
-  }
-};
+void pause_briefly() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
 
 thread_local bool inside_parallel_for = false;
 
+/// One job at a time. A worker enters a job in two steps that the caller's closing mirrors: it counts itself
+/// in, then looks whether the job is still open; the caller closes the job, then waits until nobody is
+/// counted in. Both orders are sequentially consistent, so one of the two always sees the other.
 class Pool {
  public:
   explicit Pool(std::size_t threads) {
@@ -50,49 +47,78 @@ class Pool {
 
   [[nodiscard]] std::size_t size() const { return workers_.size() + 1; }
 
-  void run(std::size_t count, std::size_t grain, const Body& body) {
+  void run(std::size_t count, std::size_t grain, RangeBody body) {
     const std::lock_guard one_job_at_a_time(callers_);
-    Job job{&body, count, grain};
-    {
+    body_ = body;
+    count_ = count;
+    grain_ = grain;
+    next_ = 0;
+    ++generation_;
+    open_ = true;
+    if (sleepers_ > 0) {
       const std::lock_guard lock(mutex_);
-      job_ = &job;
-      ++generation_;
+      wake_.notify_all();
     }
-    wake_.notify_all();
     inside_parallel_for = true;
-    job.work();
+    work();
     inside_parallel_for = false;
-    std::unique_lock lock(mutex_);
-    job_ = nullptr;
-    done_.wait(lock, [&] { return job.workers == 0; });
+    open_ = false;
+    for (int looks = 0; inside_ > 0; ++looks) {
+      if (looks < kLooks) {
+        pause_briefly();
+      } else {
+        std::this_thread::yield();
+      }
+    }
   }
 
  private:
-  void serve() {
-    inside_parallel_for = true;
-    std::size_t seen = 0;
-    std::unique_lock lock(mutex_);
-    while (true) {
-      wake_.wait(lock, [&] { return stopping_ || (job_ != nullptr && generation_ != seen); });
-      if (stopping_) return;
-      seen = generation_;
-      Job* job = job_;
-      ++job->workers;
-      lock.unlock();
-      job->work();
-      lock.lock();
-      if (--job->workers == 0) done_.notify_all();
+  void work() {
+    for (std::size_t begin = next_.fetch_add(grain_); begin < count_; begin = next_.fetch_add(grain_)) {
+      body_.call(body_.function, begin, std::min(begin + grain_, count_));
     }
   }
 
+  void serve() {
+    inside_parallel_for = true;
+    for (std::size_t seen = 0; wait_for_job(seen);) {
+      ++inside_;
+      if (open_) {
+        seen = generation_;
+        work();
+      }
+      --inside_;
+    }
+  }
+
+  [[nodiscard]] bool has_job(std::size_t seen) const { return open_ && generation_ != seen; }
+
+  /// Until there is a job after `seen`; false where the pool stops.
+  bool wait_for_job(std::size_t seen) {
+    for (int looks = 0; looks < kLooks; ++looks) {
+      if (has_job(seen)) return true;
+      pause_briefly();
+    }
+    std::unique_lock lock(mutex_);
+    ++sleepers_;
+    wake_.wait(lock, [&] { return stopping_ || has_job(seen); });
+    --sleepers_;
+    return !stopping_;
+  }
+
   std::mutex callers_;
-  std::mutex mutex_;
+  // The job: written while it is closed and nobody is inside.
+  RangeBody body_{};
+  std::size_t count_ = 0, grain_ = 1;
+  std::atomic<std::size_t> next_ = 0, generation_ = 0;
+  std::atomic<bool> open_ = false;
+  std::atomic<int> inside_ = 0;
+
+  std::mutex mutex_;  ///< for sleeping
   std::condition_variable wake_;
-  std::condition_variable done_;
-  std::vector<std::thread> workers_;
-  Job* job_ = nullptr;
-  std::size_t generation_ = 0;
+  std::atomic<int> sleepers_ = 0;
   bool stopping_ = false;
+  std::vector<std::thread> workers_;
 };
 
 std::size_t configured_threads() {
@@ -114,10 +140,12 @@ std::size_t thread_count() {
   return pool().size();
 }
 
-void parallel_for(std::size_t count, std::size_t grain, const Body& body) {
+void parallel_for(std::size_t count, std::size_t grain, RangeBody body) {
   if (count == 0) return;
   if (inside_parallel_for || count <= grain || pool().size() == 1) {
-    for (std::size_t begin = 0; begin < count; begin += grain) body(begin, std::min(begin + grain, count));
+    for (std::size_t begin = 0; begin < count; begin += grain) {
+      body.call(body.function, begin, std::min(begin + grain, count));
+    }
     return;
   }
   pool().run(count, grain, body);

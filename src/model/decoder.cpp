@@ -21,7 +21,7 @@ mx::array apply(const Module& module, const mx::array& x, const Pass& pass) {
     return kernels::linear(x, *weight, module.bias, pass.compute);
   }
   if (const auto* quantized = std::get_if<kernels::QuantizedWeight>(&module.weight)) {
-    return kernels::quantized_linear(x, *quantized, module.bias);
+    return kernels::quantized_linear(x, *quantized, module.bias, pass.compute);
   }
   return kernels::linear(x, std::get<mx::array>(module.weight), module.bias, pass.compute);
 }

@@ -42,7 +42,7 @@ TEST(Threads, ProductsDoNotDependOnTheirNumber) {
   const auto block = [&](Range o, Range i) { return Operand<float>{&w[o.begin * in + i.begin], in}; };
   const BlockedWeight<float> weight{out, in, block, true};
   expect_same_bits(rows * out, [&](float* y) {
-    multiply_by_transpose(x.data(), rows, weight, std::span<const float>{}, y);
+    multiply_by_transpose(x.data(), rows, weight, Use{.y = y, .stride = weight.out});
   });
   expect_same_bits(rows * in, [&](float* dx) { multiply_by(dy.data(), rows, weight, dx); });
   expect_same_bits(out * in, [&](float* dw) { multiply_transposed(dy.data(), out, x.data(), in, rows, dw); });

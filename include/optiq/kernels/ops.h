@@ -9,13 +9,11 @@
 
 #include <optional>
 
+#include "optiq/kernels/compute.h"
+
 namespace optiq::kernels {
 
 namespace mx = mlx::core;
-
-/// How dense products are computed on CPU: f32 × f32, or both operands rounded to bf16; accumulated in f32
-/// either way.
-enum class Compute { f32, bf16 };
 
 /// One quantized matrix on the device: quant/format.h's three tensors.
 struct QuantizedWeight {
@@ -31,9 +29,11 @@ struct QuantizedWeight {
 mx::array linear(const mx::array& x, const mx::array& weight,
                  const std::optional<mx::array>& bias = std::nullopt, Compute compute = Compute::f32);
 
-/// y = x·dequantize(W)ᵀ (+ bias), accumulated in f32 and exact up to f32 rounding. vjp with respect to x.
+/// y = x·dequantize(W)ᵀ (+ bias), accumulated in f32; exact up to f32 rounding unless `compute` is int8 (CPU
+/// only: a GPU ignores it). vjp with respect to x, always exact.
 mx::array quantized_linear(const mx::array& x, const QuantizedWeight& weight,
-                           const std::optional<mx::array>& bias = std::nullopt);
+                           const std::optional<mx::array>& bias = std::nullopt,
+                           Compute compute = Compute::f32);
 
 /// Rows of a table. tokens i32 [...] → f32 [..., width]. vjp with respect to the dense table (f32).
 mx::array embedding(const mx::array& tokens, const mx::array& table);
@@ -70,8 +70,8 @@ mx::array kl_divergence(const mx::array& reference, const mx::array& logits);
 /// Gram += xᵀ·x over all rows of x [..., n] → f32 [n, n].
 mx::array gram(const mx::array& x);
 
-/// Name of the instruction set the CPU kernels run on: "generic", "avx2", "avx512", "neon". Forced by
-/// OPTIQ_CPU_ISA; an unavailable or unknown name is std::invalid_argument at first use.
+/// Name of the instruction set the CPU kernels run on: "generic", "avx2", "avx512", "avx512vnni", "neon".
+/// Forced by OPTIQ_CPU_ISA; an unavailable or unknown name is std::invalid_argument at first use.
 std::string_view cpu_isa();
 
 }  // namespace optiq::kernels

@@ -9,7 +9,7 @@ namespace optiq::kernels::cpu {
 mx::array linear(const mx::array& x, const mx::array& weight, const std::optional<mx::array>& bias,
                  Compute compute);
 mx::array quantized_linear(const mx::array& x, const QuantizedWeight& weight,
-                           const std::optional<mx::array>& bias);
+                           const std::optional<mx::array>& bias, Compute compute);
 mx::array embedding(const mx::array& tokens, const mx::array& table);
 mx::array quantized_embedding(const mx::array& tokens, const QuantizedWeight& table);
 mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps);

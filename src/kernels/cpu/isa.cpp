@@ -25,6 +25,10 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl");
 }
+
+bool has_avx512vnni() {
+  return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
+}
 #endif
 
 }  // namespace
@@ -33,6 +37,7 @@ std::vector<const KernelTable*> available_kernels() {
   std::vector<const KernelTable*> tables;
 #if defined(__x86_64__)
   __builtin_cpu_init();
+  if (has_avx512vnni()) tables.push_back(&avx512vnni_kernels);
   if (has_avx512()) tables.push_back(&avx512_kernels);
   if (has_avx2()) tables.push_back(&avx2_kernels);
 #endif

@@ -7,20 +7,14 @@
 #include <cstdint>
 #include <vector>
 
+#include "optiq/kernels/cpu.h"
+
 namespace optiq::kernels::cpu {
-
-/// How the elements of a matrix are stored.
-enum class Storage { f32, f16, bf16 };
-
-/// Bytes of one element.
-constexpr std::size_t storage_bytes(Storage storage) {
-  return storage == Storage::f32 ? 4 : 2;
-}
 
 /// A row, or a part of one, of a quantized matrix (quant/format.h): `words` and the group values start at the
 /// part's first group; group scales and biases are already widened to f32.
 struct QuantizedRow {
-  const std::uint32_t* words;
+  const void* words;
   const float* scales;
   const float* biases;
   int bits;
@@ -29,6 +23,45 @@ struct QuantizedRow {
 
 /// Up to kDotRows rows share one pass over a weight row.
 inline constexpr std::size_t kDotRows = 4;
+
+/// A whole quantized matrix as it is stored (quant/format.h): its three tensors, row-major, `in` a multiple
+/// of the group size. The words need no alignment.
+struct QuantizedRows {
+  const void* words;
+  const void* scales;
+  const void* biases;
+  Storage storage;  ///< of scales and biases
+  std::size_t in;
+  int bits, group_size;
+};
+
+/// Rows of activations rounded to int8, group by group: x ≈ scale·q with q in [−127, 127] and
+/// scale = max|x|/127 of the group. Behind a row's own values and groups stand zeros up to the strides.
+/// A product with weights q'·s + b is Σ over groups of s·scale·Σ q'·q + b·sum: exact in the rounded
+/// activations but for f32 roundings. Σ q'·q of a group fits 24 bits (128·255·127).
+struct Int8Rows {
+  const std::int8_t* values;  ///< [rows][value_stride], 64-byte aligned
+  const float* scales;        ///< [rows][group_stride]
+  const float* sums;          ///< scale·Σ q, likewise
+  std::size_t value_stride, group_stride;
+};
+
+/// Least strides of Int8Rows for rows of n values: whole steps of every table's loops.
+constexpr std::size_t int8_row_bytes(std::size_t n) {
+  return (n + 255) / 256 * 256;
+}
+constexpr std::size_t int8_row_groups(std::size_t n, int group_size) {
+  return (n / static_cast<std::size_t>(group_size) + 15) / 16 * 16;
+}
+
+/// Some weight rows × some columns (whole groups), unpacked to bytes in the table's own layout.
+struct Int8Panel {
+  const std::uint8_t* values;  ///< [panel_rows · columns], 64-byte aligned
+  const float* scales;         ///< [groups][panel_rows]; 0 for rows that do not exist
+  const float* biases;         ///< likewise
+  std::size_t groups;
+  int group_size;
+};
 
 struct KernelTable {
   const char* name;
@@ -83,6 +116,26 @@ struct KernelTable {
   /// dot with a quantized row, each weight q·s + b in f32.
   void (*quantized_dot)(const QuantizedRow& row, std::size_t n, const float* x, std::size_t stride,
                         std::size_t rows, float* y);
+
+  /// One row of Int8Rows from n activations. `order_bits`: the values stand as int8_dot wants them for
+  /// weights of that width; 0: in their own order, as int8_tile wants them. A group with a NaN or an infinity
+  /// gets a scale that is none either.
+  void (*int8_round)(const float* x, std::size_t n, int group_size, int order_bits, std::int8_t* q,
+                     float* scales, float* sums);
+  /// y[r·y_stride + o] = x[r]·W[first + o] for o < count, r < rows ≤ kDotRows. Every weight row is read once.
+  void (*int8_dot)(const QuantizedRows& w, std::size_t first, std::size_t count, const Int8Rows& x,
+                   std::size_t rows, float* y, std::size_t y_stride);
+
+  std::size_t panel_rows;  ///< weight rows of a panel, a multiple of 16
+  std::size_t tile_rows;   ///< rows of activations of a tile
+  /// Panel values of weight rows [first, first + count), count ≤ panel_rows, and columns [column, column +
+  /// columns), whole groups.
+  void (*int8_panel)(const QuantizedRows& w, std::size_t first, std::size_t count, std::size_t column,
+                     std::size_t columns, std::uint8_t* values);
+  /// y[r·y_stride + o] += x[r]·panel[o] for o < panel_rows, r < rows ≤ tile_rows; x begins at the panel's
+  /// first column, in its own order.
+  void (*int8_tile)(const Int8Panel& panel, const Int8Rows& x, std::size_t rows, float* y,
+                    std::size_t y_stride);
 };
 
 /// The tables this machine can run, best first.
@@ -99,6 +152,7 @@ extern const KernelTable generic_kernels;
 #if defined(__x86_64__)
 extern const KernelTable avx2_kernels;
 extern const KernelTable avx512_kernels;
+extern const KernelTable avx512vnni_kernels;
 #endif
 
 }  // namespace optiq::kernels::cpu

@@ -33,10 +33,11 @@ std::vector<Range> inner_blocks(std::size_t count, bool in_place) {
   return blocks;
 }
 
-void add_bias(std::span<const float> bias, Range rows, Range columns, std::size_t stride, float* y) {
-  if (bias.empty()) return;
+void add_bias(const Use& use, Range rows, Range columns) {
+  if (use.bias == nullptr) return;
   for (std::size_t r = rows.begin; r < rows.end; ++r) {
-    kernels().add_scaled(1.0f, &bias[columns.begin], columns.size(), y + r * stride + columns.begin);
+    kernels().add_scaled(1.0f, use.bias + columns.begin, columns.size(),
+                         use.y + r * use.stride + columns.begin);
   }
 }
 
@@ -53,8 +54,7 @@ std::vector<Range> split(std::size_t count, std::size_t target) {
 }
 
 template <class T>
-void multiply_by_transpose(const T* x, std::size_t rows, const BlockedWeight<T>& weight,
-                           std::span<const float> bias, float* y) {
+void multiply_by_transpose(const T* x, std::size_t rows, const BlockedWeight<T>& weight, const Use& use) {
   Tiles(rows, weight.out).run([&](Range r, Range o) {
     for (const Range k : inner_blocks(weight.in, weight.in_place)) {
       Operand<T> w = weight.block(o, k);
@@ -64,11 +64,11 @@ void multiply_by_transpose(const T* x, std::size_t rows, const BlockedWeight<T>&
                           k.size(),
                           {x + r.begin * weight.in + k.begin, weight.in},
                           w,
-                          y + r.begin * weight.out + o.begin,
-                          weight.out,
-                          k.begin > 0});
+                          use.y + r.begin * use.stride + o.begin,
+                          use.stride,
+                          use.accumulate || k.begin > 0});
     }
-    add_bias(bias, r, o, weight.out, y);
+    add_bias(use, r, o);
   });
 }
 
@@ -113,7 +113,7 @@ void multiply_by_own_transpose(const float* a, std::size_t n, std::size_t rows, 
   });
 }
 
-std::vector<std::uint16_t> rounded(const float* x, std::size_t count) {
+std::vector<std::uint16_t> rounded_to_bf16(const float* x, std::size_t count) {
   std::vector<std::uint16_t> bits(count);
   parallel_for(count, 65536, [&](std::size_t begin, std::size_t end) {
     kernels().narrow_bf16(x + begin, end - begin, &bits[begin]);
@@ -121,10 +121,9 @@ std::vector<std::uint16_t> rounded(const float* x, std::size_t count) {
   return bits;
 }
 
-template void multiply_by_transpose(const float*, std::size_t, const BlockedWeight<float>&,
-                                    std::span<const float>, float*);
+template void multiply_by_transpose(const float*, std::size_t, const BlockedWeight<float>&, const Use&);
 template void multiply_by_transpose(const std::uint16_t*, std::size_t, const BlockedWeight<std::uint16_t>&,
-                                    std::span<const float>, float*);
+                                    const Use&);
 template void multiply_by(const float*, std::size_t, const BlockedWeight<float>&, float*);
 template void multiply_by(const std::uint16_t*, std::size_t, const BlockedWeight<std::uint16_t>&, float*);
 template void multiply_transposed(const float*, std::size_t, const float*, std::size_t, std::size_t, float*);

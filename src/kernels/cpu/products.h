@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gemm.h"
+#include "optiq/kernels/cpu.h"
 
 namespace optiq::kernels::cpu {
 
@@ -28,10 +29,9 @@ struct BlockedWeight {
   bool in_place = false;  ///< block() copies nothing: no need to cut the inner dimension
 };
 
-/// y[rows, out] = x[rows, in]·Wᵀ + bias (none if empty).
+/// y (=|+=) x[rows, in]·Wᵀ + bias, as `use` says (its matrix is not read).
 template <class T>
-void multiply_by_transpose(const T* x, std::size_t rows, const BlockedWeight<T>& weight,
-                           std::span<const float> bias, float* y);
+void multiply_by_transpose(const T* x, std::size_t rows, const BlockedWeight<T>& weight, const Use& use);
 
 /// dx[rows, in] = dy[rows, out]·W.
 template <class T>
@@ -45,6 +45,6 @@ void multiply_transposed(const T* a, std::size_t m, const T* b, std::size_t n, s
 void multiply_by_own_transpose(const float* a, std::size_t n, std::size_t rows, float* c);
 
 /// x rounded to bf16.
-std::vector<std::uint16_t> rounded(const float* x, std::size_t count);
+std::vector<std::uint16_t> rounded_to_bf16(const float* x, std::size_t count);
 
 }  // namespace optiq::kernels::cpu

@@ -2,28 +2,25 @@
 #include <cmath>
 
 #include "cpu_ops.h"
+#include "matrix.h"
 #include "optiq/base/threads.h"
-#include "quantized.h"
-#include "scratch.h"
+#include "primitive.h"
 
 namespace optiq::kernels::cpu {
 namespace {
 
 /// in: tokens, weight, scales, biases. A token outside the table gives a row of NaN.
 void forward(const Arrays& in, Arrays& out, int bits, int group_size) {
-  const QuantizedView table(in[1], in[2], in[3], bits, group_size);
+  const Matrix table = quantized_matrix(in[1], in[2], in[3], bits, group_size);
   const int* tokens = in[0].data<int>();
   float* y = out[0].data<float>();
-  const Range columns{0, table.in};
   parallel_for(in[0].size(), 16, [&](std::size_t begin, std::size_t end) {
-    float* values = scratch<float>(Slot::group_values, table.group_values(columns));
     for (std::size_t i = begin; i < end; ++i) {
       if (tokens[i] < 0 || static_cast<std::size_t>(tokens[i]) >= table.out) {
         std::fill_n(y + i * table.in, table.in, NAN);
-        continue;
+      } else {
+        read_row(table, static_cast<std::size_t>(tokens[i]), y + i * table.in);
       }
-      const QuantizedRow row = table.row(static_cast<std::size_t>(tokens[i]), columns, values);
-      kernels().dequantize(row, table.in, y + i * table.in);
     }
   });
 }

@@ -6,7 +6,7 @@
 namespace optiq::kernels {
 
 mx::array quantized_linear(const mx::array& x, const QuantizedWeight& weight,
-                           const std::optional<mx::array>& bias) {
+                           const std::optional<mx::array>& bias, Compute compute) {
   const int in_features = check_quantized("quantized_linear", weight);
   check_activation("quantized_linear", "x", x);
   check_last_axis("quantized_linear", "x", x, in_features);
@@ -14,7 +14,8 @@ mx::array quantized_linear(const mx::array& x, const QuantizedWeight& weight,
     check_float("quantized_linear", "bias", *bias);
     check_shape("quantized_linear", "bias", *bias, {weight.weight.shape(0)});
   }
-  return (on_cpu() ? cpu::quantized_linear : composed::quantized_linear)(x, weight, bias);
+  return on_cpu() ? cpu::quantized_linear(x, weight, bias, compute)
+                  : composed::quantized_linear(x, weight, bias);
 }
 
 }  // namespace optiq::kernels

@@ -1,0 +1,73 @@
+// The CPU kernels on plain memory, without MLX: what the decoding engine is made of. The primitives of ops.h
+// run the same code. All pointers are row-major; activations are f32. Every call returns when its work,
+// spread over base's thread pool, is done. Results do not depend on the number of threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "optiq/kernels/compute.h"
+
+namespace optiq::kernels::cpu {
+
+/// How the elements of a matrix are stored.
+enum class Storage { f32, f16, bf16 };
+
+/// Bytes of one element.
+constexpr std::size_t storage_bytes(Storage storage) {
+  return storage == Storage::f32 ? 4 : 2;
+}
+
+/// A weight matrix [out, in] where it lies: dense, or packed as quant/format.h says. Does not own its bytes.
+struct Matrix {
+  const void* data = nullptr;      ///< elements, or packed words; no alignment needed for words
+  const void* scales = nullptr;    ///< [out, in/group_size]; null for a dense matrix
+  const void* biases = nullptr;    ///< likewise
+  Storage storage = Storage::f32;  ///< of the elements, or of scales and biases
+  std::size_t out = 0, in = 0;
+  int bits = 16, group_size = 0;  ///< 16 and 0: dense
+
+  [[nodiscard]] bool is_quantized() const { return group_size > 0; }
+  /// Of data, scales and biases.
+  [[nodiscard]] std::size_t bytes() const;
+};
+
+/// One product that shares its input with others: y[r·stride + o] (=|+=) x[r]·W[o] + bias[o].
+struct Use {
+  const Matrix* matrix = nullptr;
+  const float* bias = nullptr;  ///< [out], or null
+  float* y = nullptr;
+  std::size_t stride = 0;
+  bool accumulate = false;
+};
+
+/// Rows of activations rounded to int8 with their memory, which is kept from call to call.
+class RoundedRows;
+
+/// Multiplies rows of activations by weight matrices. Keeps its working memory: repeated calls of the same
+/// sizes allocate nothing. One caller at a time.
+class Multiplier {
+ public:
+  explicit Multiplier(Compute compute);
+  ~Multiplier();
+  Multiplier(Multiplier&&) noexcept;
+  Multiplier& operator=(Multiplier&&) noexcept;
+
+  /// All `uses` have matrices of `in` columns. x [rows, in]. Up to kFewRows rows read every weight once,
+  /// where it lies; more rows go through unpacked panels. With Compute::int8, the error against exact
+  /// arithmetic is that of rounding x to 8 bits a group (at most max|x|/254 of the group for each element).
+  void run(const float* x, std::size_t rows, std::size_t in, std::span<const Use> uses);
+
+ private:
+  struct Memory;
+  Compute compute_;
+  std::unique_ptr<Memory> memory_;
+};
+
+/// Row `row` of a matrix in f32: y [in].
+void read_row(const Matrix& matrix, std::size_t row, float* y);
+
+}  // namespace optiq::kernels::cpu

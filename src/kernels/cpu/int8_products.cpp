@@ -1,0 +1,123 @@
+#include "int8_products.h"
+
+#include <algorithm>
+#include <array>
+
+#include "matrix.h"
+#include "optiq/base/threads.h"
+#include "scratch.h"
+#include "tasks.h"
+
+namespace optiq::kernels::cpu {
+namespace {
+
+/// From this many rows on, unpacking a panel once for all of them pays (docs/kernels.md: measured).
+constexpr std::size_t kPanelFrom = 9;
+/// Columns of a panel: whole groups of every size, and 64 rows of them stay in the first-level cache.
+constexpr std::size_t kPanelColumns = 256;
+
+/// The widths whose values int8_dot reads in an order of their own; 8 bits are read in order.
+int order_of(int bits) {
+  return bits <= 4 ? bits : 8;
+}
+
+/// y (=|+=) value + bias.
+void put(const Use& use, std::size_t row, std::size_t column, float value) {
+  float& y = use.y[row * use.stride + column];
+  y = (use.accumulate ? y : 0.0f) + value + (use.bias == nullptr ? 0.0f : use.bias[column]);
+}
+
+/// Weight rows [o.begin, o.end), read once from memory: further activations find them in the cache.
+void few_rows(const Use& use, Range o, const Int8Rows& x, std::size_t rows) {
+  float* sums = scratch<float>(Slot::scores, kDotRows * o.size());
+  for (std::size_t r = 0; r < rows; r += kDotRows) {
+    const std::size_t count = std::min(kDotRows, rows - r);
+    kernels().int8_dot(quantized_rows(*use.matrix), o.begin, o.size(), from_row(x, r), count, sums, o.size());
+    for (std::size_t i = 0; i < count; ++i) {
+      for (std::size_t j = 0; j < o.size(); ++j) put(use, r + i, o.begin + j, sums[i * o.size() + j]);
+    }
+  }
+}
+
+/// Scales and biases of some weight rows, transposed: [groups][panel_rows] each, 0 for rows that do not
+/// exist.
+struct PanelValues {
+  float *scales, *biases;
+
+  PanelValues(const Matrix& w, Range o) {
+    const std::size_t groups = w.in / static_cast<std::size_t>(w.group_size), width = kernels().panel_rows;
+    float* all = scratch<float>(Slot::group_values, 2 * groups * width + groups);
+    scales = all;
+    biases = all + groups * width;
+    transpose(w, w.scales, o, groups, scales, biases + groups * width);
+    transpose(w, w.biases, o, groups, biases, biases + groups * width);
+  }
+
+ private:
+  static void transpose(const Matrix& w, const void* values, Range o, std::size_t groups, float* to,
+                        float* row) {
+    const std::size_t width = kernels().panel_rows;
+    if (o.size() < width) std::fill_n(to, groups * width, 0.0f);
+    for (std::size_t i = 0; i < o.size(); ++i) {
+      const std::size_t skipped = (o.begin + i) * groups * storage_bytes(w.storage);
+      kernels().widen(w.storage, static_cast<const char*>(values) + skipped, groups, row);
+      for (std::size_t g = 0; g < groups; ++g) to[g * width + i] = row[g];
+    }
+  }
+};
+
+/// y[rows, panel_rows] += x·W[o], unpacked piece by piece along the columns.
+void add_panel(const Matrix& w, Range o, const Int8Rows& x, std::size_t rows, float* y, std::size_t stride) {
+  const KernelTable& k = kernels();
+  const auto group = static_cast<std::size_t>(w.group_size);
+  const PanelValues values(w, o);
+  std::uint8_t* unpacked = scratch<std::uint8_t>(Slot::weights, k.panel_rows * kPanelColumns);
+  for (std::size_t column = 0; column < w.in; column += kPanelColumns) {
+    const std::size_t columns = std::min(kPanelColumns, w.in - column), g = column / group;
+    k.int8_panel(quantized_rows(w), o.begin, o.size(), column, columns, unpacked);
+    const Int8Panel panel{unpacked, values.scales + g * k.panel_rows, values.biases + g * k.panel_rows,
+                          columns / group, w.group_size};
+    for (std::size_t r = 0; r < rows; r += k.tile_rows) {
+      Int8Rows tile = from_row(x, r);
+      tile.values += column;
+      tile.scales += g;
+      tile.sums += g;
+      k.int8_tile(panel, tile, std::min(k.tile_rows, rows - r), y + r * stride, stride);
+    }
+  }
+}
+
+void many_rows(const Use& use, Range o, const Int8Rows& x, std::size_t rows) {
+  const std::size_t width = kernels().panel_rows;
+  if (o.size() == width && !use.accumulate && use.bias == nullptr) {
+    for (std::size_t r = 0; r < rows; ++r) std::fill_n(use.y + r * use.stride + o.begin, width, 0.0f);
+    return add_panel(*use.matrix, o, x, rows, use.y + o.begin, use.stride);
+  }
+  float* y = scratch<float>(Slot::scores, rows * width);
+  std::fill_n(y, rows * width, 0.0f);
+  add_panel(*use.matrix, o, x, rows, y, width);
+  for (std::size_t r = 0; r < rows; ++r) {
+    for (std::size_t j = 0; j < o.size(); ++j) put(use, r, o.begin + j, y[r * width + j]);
+  }
+}
+
+}  // namespace
+
+void multiply_int8(RoundedRows& x, std::size_t rows, std::span<const Use> uses) {
+  constexpr std::size_t kMostAtOnce = 8;
+  const bool few = rows < kPanelFrom;
+  const auto step = [few](const Matrix& w) { return few ? rows_of_a_task(w) : kernels().panel_rows; };
+  while (!uses.empty()) {
+    const auto part = uses.first(std::min(uses.size(), kMostAtOnce));
+    std::array<Int8Rows, kMostAtOnce> rounded;
+    for (std::size_t i = 0; i < part.size(); ++i) {
+      const Matrix& w = *part[i].matrix;
+      rounded[i] = x.rows(w.group_size, few ? order_of(w.bits) : 0);
+    }
+    run_tasks(part, step,
+              [&](std::size_t i, Range o) { (few ? few_rows : many_rows)(part[i], o, rounded[i], rows); });
+    uses = uses.subspan(part.size());
+  }
+}
+
+}  // namespace optiq::kernels::cpu
