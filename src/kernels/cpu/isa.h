@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "optiq/kernels/cpu.h"
+#include "optiq/kernels/kv_cache.h"
 
 namespace optiq::kernels::cpu {
 
@@ -116,6 +117,22 @@ struct KernelTable {
   /// dot with a quantized row, each weight q·s + b in f32.
   void (*quantized_dot)(const QuantizedRow& row, std::size_t n, const float* x, std::size_t stride,
                         std::size_t rows, float* y);
+
+  /// Over one head's part of a cache page (optiq/kernels/kv_cache.h), `blocks` blocks of keys or n values:
+  /// s[r·s_stride + key] = q[r]·key, and y[r] += Σ p[r·p_stride + i]·value[i]. int8 elements count as
+  /// integers.
+  void (*cache_scores)(CacheStorage storage, const void* keys, std::size_t head_dim, std::size_t blocks,
+                       const float* q, std::size_t q_stride, std::size_t rows, float* s,
+                       std::size_t s_stride);
+  void (*cache_values)(CacheStorage storage, const void* values, std::size_t head_dim, std::size_t n,
+                       const float* p, std::size_t p_stride, std::size_t rows, float* y,
+                       std::size_t y_stride);
+  /// x ← exp(x − shift); returns Σ of the results.
+  float (*exp_in_place)(float* x, std::size_t n, float shift);
+  /// y = factor · x; y may be x.
+  void (*scale)(const float* x, float factor, std::size_t n, float* y);
+  /// y = x · z; y may be x.
+  void (*multiply_elements)(const float* x, const float* z, std::size_t n, float* y);
 
   /// One row of Int8Rows from n activations. `order_bits`: the values stand as int8_dot wants them for
   /// weights of that width; 0: in their own order, as int8_tile wants them. A group with a NaN or an infinity
