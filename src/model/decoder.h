@@ -2,7 +2,7 @@
 #pragma once
 
 #include "optiq/model/model.h"
-#include "weights.h"
+#include "optiq/model/weights.h"
 
 namespace optiq::model {
 

@@ -1,7 +1,7 @@
 #include <cstring>
 #include <limits>
 
-#include "weights.h"
+#include "load_weights.h"
 
 namespace optiq::model {
 namespace {

@@ -3,6 +3,7 @@
 #include <new>
 
 #include "decoder.h"
+#include "load_weights.h"
 
 namespace optiq::model {
 
@@ -54,6 +55,10 @@ Result<Model> Model::open(const std::filesystem::path& folder) {
 
 const ModelConfig& Model::config() const {
   return state_->decoder.config;
+}
+
+const Weights& Model::weights() const {
+  return state_->decoder.weights;
 }
 
 const io::Checkpoint& Model::checkpoint() const {

@@ -1,6 +1,7 @@
-#include "weights.h"
-
 #include <map>
+#include <set>
+
+#include "load_weights.h"
 
 namespace optiq::model {
 namespace {

@@ -3,14 +3,12 @@
 #include <algorithm>
 #include <chrono>
 
+#include "backend.h"
+
 namespace optiq::runtime {
 namespace {
 
-namespace mx = model::mx;
 using Clock = std::chrono::steady_clock;
-
-/// Prompt tokens of one forward pass: bounds the activations of a long prompt.
-constexpr std::size_t kPrefillTokens = 512;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -62,35 +60,25 @@ double Generation::decode_tokens_per_second() const {
                                                  : 0;
 }
 
-Session::Session(model::Model model, io::Tokenizer tokenizer)
-    : model_(std::move(model)), tokenizer_(std::move(tokenizer)), cache_(model_.make_cache()) {}
+Session::Session(model::Model model, io::Tokenizer tokenizer, const engine::Options& options)
+    : backend_(make_backend(std::move(model), options)), tokenizer_(std::move(tokenizer)) {}
+Session::~Session() = default;
+Session::Session(Session&&) noexcept = default;
 
 void Session::reset() {
-  cache_ = model_.make_cache();
+  backend_->reset();
   history_.clear();
 }
 
 /// Runs tokens through the model and returns the logits behind the last.
-Result<std::vector<float>> Session::feed(std::span<const std::int32_t> tokens) {
-  const model::Pass pass{.cache = &cache_};
-  std::vector<mx::array> last;
-  for (std::size_t first = 0; first < tokens.size(); first += kPrefillTokens) {
-    const auto part = tokens.subspan(first, std::min(kPrefillTokens, tokens.size() - first));
-    const int count = static_cast<int>(part.size());
-    mx::array hidden = model_.embed(mx::array(part.data(), {1, count}, mx::int32), pass);
-    for (std::int64_t layer = 0; layer < model_.config().layers; ++layer)
-      hidden = model_.block(layer, hidden, pass);
-    last = {mx::slice(hidden, {0, count - 1, 0}, {1, count, hidden.shape(2)})};
-    OPTIQ_CHECK(model::evaluate(last));
-  }
-  const mx::array logits = mx::astype(mx::flatten(model_.head(last.front(), pass)), mx::float32);
-  OPTIQ_CHECK(model::evaluate({logits}));
+Result<std::span<const float>> Session::feed(std::span<const std::int32_t> tokens) {
+  OPTIQ_TRY(const auto logits, backend_->feed(tokens));
   history_.insert(history_.end(), tokens.begin(), tokens.end());
-  return std::vector<float>(logits.data<float>(), logits.data<float>() + logits.size());
+  return logits;
 }
 
 /// Generates into `generation` from the logits behind the prompt, and says why it stopped.
-Result<StopReason> Session::decode(std::vector<float> logits, const GenerationOptions& options,
+Result<StopReason> Session::decode(std::span<const float> logits, const GenerationOptions& options,
                                    const OnText& on_text, io::StreamDecoder& decoder,
                                    Generation& generation) {
   Sampler sampler(options.sampling);
@@ -103,7 +91,7 @@ Result<StopReason> Session::decode(std::vector<float> logits, const GenerationOp
     generation.decode_seconds = seconds_since(start);
     OPTIQ_TRY(const std::string piece, decoder.push(token));
     if (!piece.empty() && on_text && !on_text(piece)) return StopReason::cancelled;
-    if (!fits(history_.size() + 1, model_.config())) return StopReason::context_full;
+    if (!fits(history_.size() + 1, backend_->model().config())) return StopReason::context_full;
     OPTIQ_TRY(logits, feed({&token, 1}));
   }
   return StopReason::max_tokens;
@@ -112,14 +100,14 @@ Result<StopReason> Session::decode(std::vector<float> logits, const GenerationOp
 Result<Generation> Session::generate(std::span<const std::int32_t> prompt, const GenerationOptions& options,
                                      const OnText& on_text) {
   OPTIQ_CHECK(check_sampling(options.sampling));
-  OPTIQ_CHECK(check_prompt(prompt, history_.size(), model_.config()));
+  OPTIQ_CHECK(check_prompt(prompt, history_.size(), backend_->model().config()));
   Generation generation;
   generation.prompt_tokens = static_cast<std::int64_t>(prompt.size());
   const auto start = Clock::now();
-  OPTIQ_TRY(std::vector<float> logits, feed(prompt));
+  OPTIQ_TRY(const auto logits, feed(prompt));
   generation.prefill_seconds = seconds_since(start);
   io::StreamDecoder decoder(tokenizer_);
-  OPTIQ_TRY(generation.reason, decode(std::move(logits), options, on_text, decoder, generation));
+  OPTIQ_TRY(generation.reason, decode(logits, options, on_text, decoder, generation));
   OPTIQ_TRY(const std::string rest, decoder.finish());
   if (!rest.empty() && on_text && generation.reason != StopReason::cancelled) on_text(rest);
   return generation;

@@ -8,22 +8,32 @@
 namespace optiq::runtime {
 namespace {
 
-struct Candidate {
-  std::int32_t token = 0;
-  double value = 0;  ///< a logit, then a probability
-};
+using Candidate = Sampler::Candidate;
 
 /// All that are numbers; infinities become the largest finite ones, so that differences stay numbers.
-std::vector<Candidate> candidates_of(std::span<const float> logits) {
+void collect(std::span<const float> logits, std::vector<Candidate>& candidates) {
   constexpr float kLargest = std::numeric_limits<float>::max();
-  std::vector<Candidate> candidates;
-  candidates.reserve(logits.size());
+  candidates.clear();
   for (std::size_t i = 0; i < logits.size(); ++i) {
     if (std::isnan(logits[i])) continue;
     const float logit = std::clamp(logits[i], -kLargest, kLargest);
     candidates.push_back({static_cast<std::int32_t>(i), static_cast<double>(logit)});
   }
-  return candidates;
+}
+
+/// The first of the largest numbers; 0 where there is none.
+std::int32_t likeliest(std::span<const float> logits) {
+  std::size_t best = 0;
+  float value = -std::numeric_limits<float>::infinity();
+  bool found = false;
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    if (logits[i] > value || (!found && logits[i] == value)) {
+      best = i;
+      value = logits[i];
+      found = true;
+    }
+  }
+  return static_cast<std::int32_t>(best);
 }
 
 void penalise_repetition(std::vector<Candidate>& candidates, std::span<const std::int32_t> seen,
@@ -41,33 +51,46 @@ bool likelier(const Candidate& a, const Candidate& b) {
   return a.value != b.value ? a.value > b.value : a.token < b.token;
 }
 
-/// Keeps the k likeliest, sorted; all of them where k is 0.
+/// Keeps the k likeliest; all of them where k is 0.
 void keep_top_k(std::vector<Candidate>& candidates, std::int64_t k) {
-  const auto keep = k > 0 ? std::min(candidates.size(), static_cast<std::size_t>(k)) : candidates.size();
-  const auto end = candidates.begin() + static_cast<std::ptrdiff_t>(keep);
-  std::partial_sort(candidates.begin(), end, candidates.end(), likelier);
-  candidates.resize(keep);
+  if (k == 0 || static_cast<std::uint64_t>(k) >= candidates.size()) return;
+  const auto end = candidates.begin() + k;
+  std::nth_element(candidates.begin(), end, candidates.end(), likelier);
+  candidates.erase(end, candidates.end());
 }
 
-/// Logits of sorted candidates into probabilities.
+double highest_of(const std::vector<Candidate>& candidates) {
+  return std::ranges::min_element(candidates, likelier)->value;
+}
+
+/// Logits into probabilities.
 void normalise(std::vector<Candidate>& candidates, double temperature) {
-  const double highest = candidates.front().value;
+  const double highest = highest_of(candidates);
   double sum = 0;
   for (Candidate& c : candidates) sum += c.value = std::exp((c.value - highest) / temperature);
   for (Candidate& c : candidates) c.value /= sum;
 }
 
+/// Sorts no further than it must: a nucleus is mostly small, a vocabulary never is.
 void keep_top_p(std::vector<Candidate>& candidates, double p) {
+  if (p == 1) return;
   double sum = 0;
-  std::size_t keep = 0;
-  while (keep < candidates.size() && (keep == 0 || sum < p)) sum += candidates[keep++].value;
-  if (p < 1) candidates.resize(keep);
+  std::size_t keep = 0, sorted = 0;
+  while (keep < candidates.size() && (keep == 0 || sum < p)) {
+    if (keep == sorted) {
+      sorted = std::min(candidates.size(), std::max<std::size_t>(256, 4 * sorted));
+      const auto at = [&](std::size_t i) { return candidates.begin() + static_cast<std::ptrdiff_t>(i); };
+      std::partial_sort(at(keep), at(sorted), candidates.end(), likelier);
+    }
+    sum += candidates[keep++].value;
+  }
+  candidates.resize(keep);
 }
 
 void keep_min_p(std::vector<Candidate>& candidates, double min_p) {
-  const double least = min_p * candidates.front().value;
-  const auto below = std::ranges::find_if(candidates, [&](const Candidate& c) { return c.value < least; });
-  candidates.erase(below, candidates.end());
+  if (min_p == 0) return;
+  const double least = min_p * highest_of(candidates);
+  std::erase_if(candidates, [&](const Candidate& c) { return c.value < least; });
 }
 
 std::int32_t draw(const std::vector<Candidate>& candidates, Random& random) {
@@ -100,15 +123,16 @@ Status check_sampling(const SamplingOptions& o) {
 }
 
 std::int32_t Sampler::next(std::span<const float> logits, std::span<const std::int32_t> seen) {
-  std::vector<Candidate> candidates = candidates_of(logits);
-  if (candidates.empty()) return 0;
-  penalise_repetition(candidates, seen, options_);
-  if (options_.temperature == 0) return std::ranges::min_element(candidates, likelier)->token;
-  keep_top_k(candidates, options_.top_k);
-  normalise(candidates, options_.temperature);
-  keep_top_p(candidates, options_.top_p);
-  keep_min_p(candidates, options_.min_p);
-  return draw(candidates, random_);
+  if (options_.temperature == 0 && options_.repetition_penalty == 1) return likeliest(logits);
+  collect(logits, candidates_);
+  if (candidates_.empty()) return 0;
+  penalise_repetition(candidates_, seen, options_);
+  if (options_.temperature == 0) return std::ranges::min_element(candidates_, likelier)->token;
+  keep_top_k(candidates_, options_.top_k);
+  normalise(candidates_, options_.temperature);
+  keep_top_p(candidates_, options_.top_p);
+  keep_min_p(candidates_, options_.min_p);
+  return draw(candidates_, random_);
 }
 
 }  // namespace optiq::runtime

@@ -16,7 +16,8 @@ namespace {
 using Floats = std::vector<float>;
 using test::Doubles;
 
-constexpr CacheStorage kStorages[] = {CacheStorage::f16, CacheStorage::bf16, CacheStorage::int8};
+constexpr CacheStorage kStorages[] = {CacheStorage::f32, CacheStorage::f16, CacheStorage::bf16,
+                                      CacheStorage::int8};
 
 Floats random_floats(Random& random, std::size_t count) {
   Floats values(count);
@@ -31,6 +32,7 @@ Doubles stored(CacheStorage storage, const float* x, std::size_t d) {
   for (std::size_t j = 0; j < d; ++j) top = std::max(top, std::abs(x[j]));
   const float scale = top / 127;
   for (std::size_t j = 0; j < d; ++j) {
+    if (storage == CacheStorage::f32) values.push_back(x[j]);
     if (storage == CacheStorage::f16) values.push_back(f16_to_f32(f32_to_f16(x[j])));
     if (storage == CacheStorage::bf16) values.push_back(bf16_to_f32(f32_to_bf16(x[j])));
     if (storage == CacheStorage::int8)

@@ -70,4 +70,28 @@ class Multiplier {
 /// Row `row` of a matrix in f32: y [in].
 void read_row(const Matrix& matrix, std::size_t row, float* y);
 
+/// Rows of a matrix of activations, `stride` floats apart.
+struct Rows {
+  float* data = nullptr;
+  std::size_t stride = 0, count = 0, width = 0;
+};
+
+/// y[r] = x[r] / sqrt(mean(x[r]²) + eps) · weight, for `parts` parts of each row that are weight's width
+/// (heads); y may be x.
+void rms_norm(const Rows& x, std::size_t parts, const float* weight, float eps, const Rows& y);
+
+/// y[r] = silu(gate[r]) · up[r].
+void swiglu(const Rows& gate, const Rows& up, const Rows& y);
+
+/// magnitude·cos and magnitude·sin of position · frequency for positions from `offset` on,
+/// [tokens][frequencies]; angles in double.
+struct RopeAngles {
+  std::vector<float> cosine, sine;
+  void fill(std::span<const float> frequencies, std::size_t offset, std::size_t tokens, float magnitude);
+};
+
+/// Turns the first `heads` parts of `head_dim` of row r by the r-th angles, in place: pairs (i, i + n) of
+/// each head for the n frequencies; other channels stay.
+void rotate_heads(const Rows& x, std::size_t heads, std::size_t head_dim, const RopeAngles& angles);
+
 }  // namespace optiq::kernels::cpu

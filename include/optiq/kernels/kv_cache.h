@@ -9,10 +9,10 @@
 namespace optiq::kernels::cpu {
 
 /// How cached keys and values are stored. int8: a scale for each head and token, max|x|/127.
-enum class CacheStorage { f16, bf16, int8 };
+enum class CacheStorage { f32, f16, bf16, int8 };
 
 constexpr std::size_t cache_bytes_per_element(CacheStorage storage) {
-  return storage == CacheStorage::int8 ? 1 : 2;
+  return storage == CacheStorage::f32 ? 4 : storage == CacheStorage::int8 ? 1 : 2;
 }
 
 /// Keys stand in blocks of so many tokens, [head_dim][kCacheBlock], so that scores need no sum across lanes.

@@ -14,6 +14,7 @@
 #include "optiq/io/checkpoint.h"
 #include "optiq/kernels/ops.h"
 #include "optiq/model/config.h"
+#include "optiq/model/weights.h"
 
 namespace optiq::model {
 
@@ -52,6 +53,7 @@ class Model {
   static Result<Model> open(const std::filesystem::path& folder);
 
   [[nodiscard]] const ModelConfig& config() const;
+  [[nodiscard]] const Weights& weights() const;
   [[nodiscard]] const io::Checkpoint& checkpoint() const;
   [[nodiscard]] const std::vector<ModuleShape>& modules() const;
   [[nodiscard]] const std::vector<std::string>& unused_tensors() const;

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "optiq/engine/engine.h"
 #include "optiq/io/tokenizer.h"
 #include "optiq/model/model.h"
 #include "optiq/runtime/sampler.h"
@@ -34,11 +36,16 @@ struct Generation {
 /// Sees each piece of text as it is complete; false stops the generation.
 using OnText = std::function<bool(std::string_view piece)>;
 
+class Backend;
+
 /// A conversation with one model: the KV cache lives on between calls, so a later prompt only costs its new
 /// tokens.
 class Session {
  public:
-  Session(model::Model model, io::Tokenizer tokenizer);
+  /// `options` concern a CPU; on a GPU the graphs of model.h run.
+  Session(model::Model model, io::Tokenizer tokenizer, const engine::Options& options = {});
+  ~Session();
+  Session(Session&&) noexcept;
 
   /// Feeds `prompt` (token ids, appended to what the session holds) and generates. Errors: bad_input for an
   /// empty prompt, a token outside the vocabulary, or a prompt that leaves no position free; usage for
@@ -54,13 +61,12 @@ class Session {
   [[nodiscard]] const io::Tokenizer& tokenizer() const { return tokenizer_; }
 
  private:
-  Result<std::vector<float>> feed(std::span<const std::int32_t> tokens);
-  Result<StopReason> decode(std::vector<float> logits, const GenerationOptions& options,
+  Result<std::span<const float>> feed(std::span<const std::int32_t> tokens);
+  Result<StopReason> decode(std::span<const float> logits, const GenerationOptions& options,
                             const OnText& on_text, io::StreamDecoder& decoder, Generation& generation);
 
-  model::Model model_;
+  std::unique_ptr<Backend> backend_;
   io::Tokenizer tokenizer_;
-  model::KvCache cache_;
   std::vector<std::int32_t> history_;
 };
 

@@ -27,15 +27,21 @@ Status check_sampling(const SamplingOptions& options);
 
 class Sampler {
  public:
+  struct Candidate {
+    std::int32_t token = 0;
+    double value = 0;  ///< a logit, then a probability
+  };
+
   explicit Sampler(const SamplingOptions& options) : options_(options), random_(options.seed) {}
 
   /// The next token. logits f32 [vocabulary]; seen: the tokens so far. A logit that is NaN is never chosen
-  /// (token 0 where all are). O(vocabulary · log vocabulary); O(vocabulary) at temperature 0.
+  /// (token 0 where all are). About O(vocabulary).
   std::int32_t next(std::span<const float> logits, std::span<const std::int32_t> seen);
 
  private:
   SamplingOptions options_;
   Random random_;
+  std::vector<Candidate> candidates_;  ///< memory kept from token to token
 };
 
 }  // namespace optiq::runtime

@@ -1,6 +1,7 @@
 #include "bias.h"
 
 #include "optiq/base/threads.h"
+#include "optiq/kernels/matrix.h"
 
 namespace optiq::kernels::cpu {
 namespace {
@@ -23,10 +24,7 @@ void sum_rows(const Arrays& in, Arrays& out) {
 
 std::vector<float> bias_values(const Arrays& inputs, std::size_t index) {
   if (index >= inputs.size()) return {};
-  const mx::array& bias = inputs[index];
-  std::vector<float> values(bias.size());
-  kernels().widen(storage_of(bias), elements(bias), values.size(), values.data());
-  return values;
+  return float_values(inputs[index]);
 }
 
 mx::array bias_gradient(const mx::array& dy) {

@@ -49,6 +49,10 @@ void store_vector(CacheStorage storage, const float* x, std::size_t n, std::byte
       to[at(j)] = static_cast<std::byte>(static_cast<std::int8_t>(q));
       continue;
     }
+    if (storage == CacheStorage::f32) {
+      std::memcpy(to + 4 * at(j), &x[j], sizeof(float));
+      continue;
+    }
     const std::uint16_t bits = storage == CacheStorage::f16 ? f32_to_f16(x[j]) : f32_to_bf16(x[j]);
     std::memcpy(to + 2 * at(j), &bits, sizeof bits);
   }

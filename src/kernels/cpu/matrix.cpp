@@ -66,6 +66,12 @@ Matrix quantized_matrix(const mx::array& weight, const mx::array& scales, const 
           .group_size = group_size};
 }
 
+std::vector<float> float_values(const mx::array& array) {
+  std::vector<float> values(array.size());
+  kernels().widen(storage_of(array), elements(array), values.size(), values.data());
+  return values;
+}
+
 QuantizedRows quantized_rows(const Matrix& matrix) {
   return {matrix.data, matrix.scales, matrix.biases,    matrix.storage,
           matrix.in,   matrix.bits,   matrix.group_size};

@@ -1,19 +1,11 @@
 // Weight matrices (optiq/kernels/cpu.h) as the product loops read them.
 #pragma once
 
-#include <mlx/mlx.h>
-
 #include "isa.h"
+#include "optiq/kernels/matrix.h"
 #include "products.h"
 
 namespace optiq::kernels::cpu {
-
-/// A row-contiguous dense array [out, in].
-Matrix dense_matrix(const mlx::core::array& weight);
-
-/// Three row-contiguous arrays of quant/format.h.
-Matrix quantized_matrix(const mlx::core::array& weight, const mlx::core::array& scales,
-                        const mlx::core::array& biases, int bits, int group_size);
 
 /// As the int8 loops take it.
 QuantizedRows quantized_rows(const Matrix& matrix);

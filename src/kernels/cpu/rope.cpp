@@ -1,38 +1,25 @@
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <mutex>
 
 #include "cpu_ops.h"
 #include "optiq/base/threads.h"
+#include "optiq/kernels/cpu.h"
 #include "primitive.h"
 
 namespace optiq::kernels::cpu {
 namespace {
 
-/// magnitude·cos and magnitude·sin of every position and frequency, angles in double.
+/// Angles, and what they are of.
 struct Table {
   std::vector<float> frequencies;
   std::size_t offset, tokens;
   float magnitude;
-  std::vector<float> cosine, sine;  ///< [tokens, frequencies]
+  RopeAngles angles = {};
 
   [[nodiscard]] bool is_for(const std::vector<float>& f, std::size_t first, std::size_t count,
                             float m) const {
     return first == offset && count == tokens && m == magnitude && f == frequencies;
-  }
-
-  void fill() {
-    const std::size_t n = frequencies.size();
-    cosine.resize(tokens * n);
-    sine.resize(tokens * n);
-    parallel_for(tokens, 16, [&](std::size_t begin, std::size_t end) {
-      for (std::size_t i = begin * n; i < end * n; ++i) {
-        const double angle = static_cast<double>(offset + i / n) * static_cast<double>(frequencies[i % n]);
-        cosine[i] = static_cast<float>(static_cast<double>(magnitude) * std::cos(angle));
-        sine[i] = static_cast<float>(static_cast<double>(magnitude) * std::sin(angle));
-      }
-    });
   }
 };
 
@@ -43,8 +30,8 @@ std::shared_ptr<const Table> table_for(std::vector<float> frequencies, std::size
   static auto& last = *new std::shared_ptr<const Table>;
   const std::lock_guard lock(mutex);
   if (last && last->is_for(frequencies, offset, tokens, magnitude)) return last;
-  auto table = std::make_shared<Table>(Table{std::move(frequencies), offset, tokens, magnitude, {}, {}});
-  table->fill();
+  auto table = std::make_shared<Table>(Table{std::move(frequencies), offset, tokens, magnitude});
+  table->angles.fill(table->frequencies, offset, tokens, magnitude);
   last = table;
   return table;
 }
@@ -67,7 +54,8 @@ void turn(const Arrays& in, Arrays& out, const Turn& t) {
   parallel_for(size(0) * size(1) * tokens, 64, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) {
       const std::size_t at = row * width, angle = row % tokens * n;
-      kernels().rotate(x + at, &table->cosine[angle], &table->sine[angle], t.direction, n, y + at);
+      kernels().rotate(x + at, &table->angles.cosine[angle], &table->angles.sine[angle], t.direction, n,
+                       y + at);
       std::copy(x + at + 2 * n, x + at + width, y + at + 2 * n);
     }
   });

@@ -3,12 +3,13 @@
 
 #include <mlx/mlx.h>
 
-#include <set>
+#include <optional>
+#include <string>
 #include <variant>
+#include <vector>
 
-#include "optiq/io/checkpoint.h"
 #include "optiq/kernels/ops.h"
-#include "optiq/model/config.h"
+#include "optiq/quant/format.h"
 
 namespace optiq::model {
 
@@ -41,13 +42,5 @@ struct Weights {
   std::optional<Module> head;  ///< absent where tied
   std::vector<std::string> unused_tensors;
 };
-
-/// An array over the tensor's bytes. No copy on CPU unless they are misaligned for their dtype; the array
-/// keeps the mapping alive. bad_input (naming the tensor) for a dtype that MLX lacks or an extent beyond
-/// int32.
-Result<mx::array> map_tensor(const io::TensorView& tensor);
-
-/// bad_input names the tensor, what the configuration expects and what the file holds.
-Result<Weights> load_weights(const io::Checkpoint& checkpoint, const ModelConfig& config);
 
 }  // namespace optiq::model

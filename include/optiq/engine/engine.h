@@ -1,0 +1,50 @@
+// Decoding on CPU without graphs: one model, one sequence, weights where they lie in the checkpoint's
+// mapping.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "optiq/base/result.h"
+#include "optiq/kernels/compute.h"
+#include "optiq/kernels/kv_cache.h"
+#include "optiq/model/model.h"
+
+namespace optiq::engine {
+
+struct Options {
+  /// int8: activations that meet quantized weights are rounded group by group; f32: nothing is rounded but
+  /// f32 arithmetic itself.
+  kernels::Compute compute = kernels::Compute::int8;
+  kernels::cpu::CacheStorage cache = kernels::cpu::CacheStorage::f16;
+};
+
+/// A sequence that grows. Not safe to use from several threads; several engines may share a model.
+class Engine {
+ public:
+  explicit Engine(model::Model model, const Options& options = {});
+  ~Engine();
+  Engine(Engine&&) noexcept;
+  Engine& operator=(Engine&&) noexcept;
+
+  /// Appends tokens and returns the logits behind the last, f32 [vocabulary], valid until the next call.
+  /// Tokens lie within the vocabulary; the sequence stays within the model's positions (both the caller's to
+  /// check). Working memory is that of at most 512 tokens; decoding allocates nothing but a cache page every
+  /// kCachePage tokens. out_of_resources where there is no memory: the sequence is then as it was.
+  Result<std::span<const float>> feed(std::span<const std::int32_t> tokens);
+
+  /// Tokens fed so far.
+  [[nodiscard]] std::size_t tokens() const;
+  /// Goes back to the first `tokens`.
+  void truncate(std::size_t tokens);
+  /// Of the KV cache.
+  [[nodiscard]] std::size_t cache_bytes() const;
+  [[nodiscard]] const model::Model& model() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace optiq::engine

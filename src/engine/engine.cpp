@@ -1,0 +1,199 @@
+#include "optiq/engine/engine.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <new>
+
+#include "layers.h"
+
+namespace optiq::engine {
+namespace {
+
+/// Tokens of one pass: bounds the activations of a long prompt.
+constexpr std::size_t kPassTokens = 512;
+/// A fused qkv has one matrix, an unfused one three.
+constexpr std::size_t kMostShared = 3;
+
+/// Activations of a pass, [tokens] rows each.
+struct Activations {
+  std::vector<float> hidden, normed, qkv, mixed, gate_up, gated, logits;
+};
+
+}  // namespace
+
+struct Engine::State {
+  State(model::Model opened, const Options& options)
+      : model(std::move(opened)), layers(layers_of(model)), multiplier(options.compute) {
+    const model::ModelConfig& c = model.config();
+    const cpu::CacheShape shape{size(c.kv_heads), size(c.head_dim), options.cache};
+    for (std::int64_t i = 0; i < c.layers; ++i) caches.emplace_back(shape);
+  }
+
+  static std::size_t size(std::int64_t value) { return static_cast<std::size_t>(value); }
+  [[nodiscard]] std::size_t hidden() const { return size(model.config().hidden); }
+  [[nodiscard]] std::size_t q_width() const { return size(model.config().heads * model.config().head_dim); }
+  [[nodiscard]] std::size_t kv_width() const {
+    return size(model.config().kv_heads * model.config().head_dim);
+  }
+  [[nodiscard]] std::size_t qkv_width() const { return q_width() + 2 * kv_width(); }
+  [[nodiscard]] std::size_t intermediate() const { return size(model.config().intermediate); }
+  [[nodiscard]] std::size_t tokens() const { return caches.empty() ? 0 : caches.front().tokens(); }
+
+  void resize(std::size_t rows);
+  void project(const std::vector<Linear>& linears, const float* x, std::size_t rows, float* y,
+               std::size_t stride);
+  void add_product(const Linear& linear, const float* x, std::size_t rows);
+  void norm(const std::vector<float>& weight, std::size_t rows);
+  void prepare_angles(std::size_t rows);
+  void attend(const Layer& layer, std::size_t index, std::size_t rows);
+  void feed_forward(const Layer& layer, std::size_t rows);
+  void pass(std::span<const std::int32_t> ids);
+  std::span<const float> head(std::size_t rows);
+  void truncate(std::size_t count) {
+    for (cpu::LayerCache& cache : caches) cache.truncate(count);
+  }
+
+  model::Model model;
+  Layers layers;
+  cpu::Multiplier multiplier;
+  cpu::RopeAngles angles;
+  cpu::AttentionMemory attention;
+  std::vector<cpu::LayerCache> caches;
+  Activations a;
+};
+
+void Engine::State::resize(std::size_t rows) {
+  const auto grow = [rows](std::vector<float>& values, std::size_t width) {
+    if (values.size() < rows * width) values.resize(rows * width);
+  };
+  grow(a.hidden, hidden());
+  grow(a.normed, hidden());
+  grow(a.qkv, qkv_width());
+  grow(a.mixed, q_width());
+  grow(a.gate_up, 2 * intermediate());
+  grow(a.gated, intermediate());
+}
+
+/// The outputs of several matrices over one input, side by side.
+void Engine::State::project(const std::vector<Linear>& linears, const float* x, std::size_t rows, float* y,
+                            std::size_t stride) {
+  std::array<cpu::Use, kMostShared> uses;
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    uses[i] = linears[i].into(y, stride);
+    y += linears[i].matrix.out;
+  }
+  multiplier.run(x, rows, linears.front().matrix.in, std::span(uses).first(linears.size()));
+}
+
+/// hidden += x·Wᵀ.
+void Engine::State::add_product(const Linear& linear, const float* x, std::size_t rows) {
+  const cpu::Use use = linear.into(a.hidden.data(), hidden(), true);
+  multiplier.run(x, rows, linear.matrix.in, {&use, 1});
+}
+
+void Engine::State::norm(const std::vector<float>& weight, std::size_t rows) {
+  cpu::rms_norm({a.hidden.data(), hidden(), rows, hidden()}, 1, weight.data(), model.config().norm_epsilon,
+                {a.normed.data(), hidden(), rows, hidden()});
+}
+
+void Engine::State::prepare_angles(std::size_t rows) {
+  const model::Rope& rope = model.config().rope;
+  const bool beyond =
+      !rope.long_inverse_frequencies.empty() && tokens() + rows > size(rope.original_positions);
+  angles.fill(beyond ? rope.long_inverse_frequencies : rope.inverse_frequencies, tokens(), rows,
+              rope.magnitude);
+}
+
+void Engine::State::attend(const Layer& layer, std::size_t index, std::size_t rows) {
+  const model::ModelConfig& c = model.config();
+  const std::size_t d = size(c.head_dim), stride = qkv_width();
+  norm(layer.attention_norm, rows);
+  project(layer.qkv, a.normed.data(), rows, a.qkv.data(), stride);
+  const cpu::Rows q{a.qkv.data(), stride, rows, q_width()},
+      k{a.qkv.data() + q_width(), stride, rows, kv_width()};
+  if (!layer.q_norm.empty()) cpu::rms_norm(q, size(c.heads), layer.q_norm.data(), c.norm_epsilon, q);
+  if (!layer.k_norm.empty()) cpu::rms_norm(k, size(c.kv_heads), layer.k_norm.data(), c.norm_epsilon, k);
+  // Query and key heads lie side by side.
+  cpu::rotate_heads(q, size(c.heads + c.kv_heads), d, angles);
+  caches[index].append(k.data, k.data + kv_width(), stride, rows);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  cpu::attend(caches[index],
+              {q.data, stride, a.mixed.data(), rows, size(c.heads), scale,
+               size(c.window(static_cast<std::int64_t>(index)))},
+              attention);
+  add_product(layer.output, a.mixed.data(), rows);
+}
+
+void Engine::State::feed_forward(const Layer& layer, std::size_t rows) {
+  const std::size_t width = intermediate(), stride = 2 * width;
+  norm(layer.mlp_norm, rows);
+  project(layer.gate_up, a.normed.data(), rows, a.gate_up.data(), stride);
+  cpu::swiglu({a.gate_up.data(), stride, rows, width}, {a.gate_up.data() + width, stride, rows, width},
+              {a.gated.data(), width, rows, width});
+  add_product(layer.down, a.gated.data(), rows);
+}
+
+void Engine::State::pass(std::span<const std::int32_t> ids) {
+  const std::size_t rows = ids.size();
+  resize(rows);
+  for (std::size_t r = 0; r < rows; ++r)
+    cpu::read_row(layers.embeddings.matrix, size(ids[r]), a.hidden.data() + r * hidden());
+  prepare_angles(rows);
+  for (std::size_t i = 0; i < layers.blocks.size(); ++i) {
+    attend(layers.blocks[i], i, rows);
+    feed_forward(layers.blocks[i], rows);
+  }
+}
+
+/// Logits behind the last of a pass's rows.
+std::span<const float> Engine::State::head(std::size_t rows) {
+  const float* last = a.hidden.data() + (rows - 1) * hidden();
+  std::copy_n(last, hidden(), a.hidden.data());
+  norm(layers.final_norm, 1);
+  const Linear& linear = layers.head ? *layers.head : layers.embeddings;
+  a.logits.resize(linear.matrix.out);
+  const cpu::Use use = linear.into(a.logits.data(), linear.matrix.out);
+  multiplier.run(a.normed.data(), 1, linear.matrix.in, {&use, 1});
+  return a.logits;
+}
+
+Engine::Engine(model::Model model, const Options& options)
+    : state_(std::make_unique<State>(std::move(model), options)) {}
+Engine::~Engine() = default;
+Engine::Engine(Engine&&) noexcept = default;
+Engine& Engine::operator=(Engine&&) noexcept = default;
+
+Result<std::span<const float>> Engine::feed(std::span<const std::int32_t> tokens) {
+  if (tokens.empty()) return fail(ErrorCode::usage, "feed: expected at least one token");
+  const std::size_t before = state_->tokens();
+  try {
+    for (std::size_t first = 0; first < tokens.size(); first += kPassTokens)
+      state_->pass(tokens.subspan(first, std::min(kPassTokens, tokens.size() - first)));
+    return state_->head((tokens.size() - 1) % kPassTokens + 1);
+  } catch (const std::bad_alloc&) {
+    state_->truncate(before);
+    return fail(ErrorCode::out_of_resources, "decoding at {} tokens: not enough memory",
+                before + tokens.size());
+  }
+}
+
+std::size_t Engine::tokens() const {
+  return state_->tokens();
+}
+
+void Engine::truncate(std::size_t tokens) {
+  state_->truncate(tokens);
+}
+
+std::size_t Engine::cache_bytes() const {
+  std::size_t bytes = 0;
+  for (const cpu::LayerCache& cache : state_->caches) bytes += cache.bytes();
+  return bytes;
+}
+
+const model::Model& Engine::model() const {
+  return state_->model;
+}
+
+}  // namespace optiq::engine

@@ -1,0 +1,149 @@
+// The engine against transformers' logits (tests/goldens) for every family, and against the graphs over MLX.
+#include "optiq/engine/engine.h"
+
+#include <gtest/gtest.h>
+
+#include "optiq/quant/format.h"
+#include "support/model_folder.h"
+#include "support/quantized_model.h"
+#include "support/seed.h"
+#include "support/tiny_model.h"
+
+namespace optiq::engine {
+namespace {
+
+namespace mx = mlx::core;
+using kernels::Compute;
+using kernels::cpu::CacheStorage;
+using test::Doubles;
+
+using Ids = std::vector<std::int32_t>;
+
+/// As in tests/model/golden_test.cpp: about 20 roundings of dot products of up to 64 terms in a row.
+constexpr double kTolerance = 1e-5;
+
+Doubles doubles(std::span<const float> values) {
+  return {values.begin(), values.end()};
+}
+
+class EngineGolden : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    const auto tensors = test::read_tensors(test::golden_folder(GetParam()) / "golden.safetensors");
+    const auto tokens = tensors.at("tokens");
+    length_ = static_cast<std::size_t>(tokens.shape(1));
+    const Doubles ids = test::values(tokens);
+    ids_.assign(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(length_));
+    logits_ = test::values(tensors.at("logits"));
+    width_ = logits_.size() / static_cast<std::size_t>(tokens.shape(0)) / length_;
+  }
+
+  [[nodiscard]] Doubles expected(std::size_t position) const {
+    const auto begin = logits_.begin() + static_cast<std::ptrdiff_t>(position * width_);
+    return {begin, begin + static_cast<std::ptrdiff_t>(width_)};
+  }
+
+  Ids ids_;
+  Doubles logits_;
+  std::size_t length_ = 0, width_ = 0;
+};
+
+TEST_P(EngineGolden, LastLogitsEqualTransformers) {
+  Engine engine(test::golden_model(GetParam()), {Compute::f32, CacheStorage::f32});
+  const auto logits = engine.feed(ids_);
+  ASSERT_TRUE(logits) << logits.error().message;
+  EXPECT_TRUE(test::close(doubles(*logits), expected(length_ - 1), kTolerance * test::largest(logits_)));
+  EXPECT_EQ(engine.tokens(), length_);
+}
+
+/// All but longrope beyond its original length, where a pass that ends sooner is another function.
+class EngineGoldenSteps : public EngineGolden {};
+
+TEST_P(EngineGoldenSteps, EveryStepEqualsTransformers) {
+  Engine engine(test::golden_model(GetParam()), {Compute::f32, CacheStorage::f32});
+  for (std::size_t i = 0; i < length_; ++i) {
+    const auto logits = engine.feed({&ids_[i], 1});
+    ASSERT_TRUE(logits) << logits.error().message;
+    ASSERT_TRUE(test::close(doubles(*logits), expected(i), kTolerance * test::largest(logits_))) << i;
+  }
+  // Back and forth again.
+  engine.truncate(length_ / 2);
+  const auto again = engine.feed(std::span(ids_).subspan(length_ / 2));
+  ASSERT_TRUE(again);
+  EXPECT_TRUE(test::close(doubles(*again), expected(length_ - 1), kTolerance * test::largest(logits_)));
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, EngineGolden,
+                         testing::Values("llama", "llama-tied-biased", "llama-rope-linear",
+                                         "llama-rope-dynamic", "llama-rope-llama3", "llama-rope-yarn",
+                                         "mistral-window", "qwen2-tied", "qwen2-window", "qwen3",
+                                         "phi3-window", "phi3-longrope-short", "phi3-longrope-long"),
+                         test::golden_name);
+INSTANTIATE_TEST_SUITE_P(Families, EngineGoldenSteps,
+                         testing::Values("llama", "llama-tied-biased", "llama-rope-llama3", "mistral-window",
+                                         "qwen2-window", "qwen3", "phi3-window", "phi3-longrope-short"),
+                         test::golden_name);
+
+Ids random_ids(Random& random, std::size_t count, std::uint64_t vocabulary) {
+  Ids ids(count);
+  for (std::int32_t& id : ids) id = static_cast<std::int32_t>(random.below(vocabulary));
+  return ids;
+}
+
+Doubles last_logits(const model::Model& model, const Ids& ids) {
+  return test::logits_of(model, ids).back();
+}
+
+TEST(Engine, EqualsTheDequantizedModelInEveryFormat) {
+  Random random(test::seed());
+  for (const char* name : {"llama", "qwen2-tied", "phi3-window"}) {
+    const test::QuantizedPair pair = test::quantized_pair(name, mx::bfloat16);
+    const test::OpenedModel quantized(pair.quantized), dense(pair.dense);
+    ASSERT_TRUE(quantized.model && dense.model);
+    const Ids ids = random_ids(random, 20, 64);
+    const Doubles expected = last_logits(*dense.model, ids);
+    Engine exact(*quantized.model, {Compute::f32, CacheStorage::f32});
+    EXPECT_TRUE(
+        test::close(doubles(exact.feed(ids).value()), expected, kTolerance * test::largest(expected)));
+    // Rounding to 8 bits moves each input of a product by up to 1/254 of its group's largest.
+    Engine rounded(*quantized.model);
+    const Doubles moved = doubles(rounded.feed(ids).value());
+    EXPECT_FALSE(test::close(moved, expected, kTolerance * test::largest(expected)));
+    EXPECT_LT(test::kl_divergence(expected, moved), 1e-2) << name;
+  }
+}
+
+/// More tokens than one pass takes, then single steps: pages and passes have seams.
+TEST(Engine, LongPromptsCrossPassesAndPages) {
+  Random random(test::seed());
+  const model::Model model = test::golden_model("mistral-window");
+  const Ids ids = random_ids(random, 700, 64);
+  Engine engine(model, {Compute::f32, CacheStorage::f32});
+  ASSERT_TRUE(engine.feed(std::span(ids).first(650)));
+  for (std::size_t i = 650; i < 699; ++i) ASSERT_TRUE(engine.feed({&ids[i], 1}));
+  const Doubles logits = doubles(engine.feed({&ids[699], 1}).value()), expected = last_logits(model, ids);
+  EXPECT_TRUE(test::close(logits, expected, kTolerance * test::largest(expected)));
+  EXPECT_GT(engine.cache_bytes(), 0u);
+}
+
+TEST(Engine, StoredKeysAndValuesKeepTheirPrecision) {
+  Random random(test::seed());
+  const model::Model model = test::golden_model("llama");
+  const Ids ids = random_ids(random, 40, 64);
+  const Doubles expected = last_logits(model, ids);
+  for (const auto& [storage, most] : {std::pair{CacheStorage::f16, 1e-5}, std::pair{CacheStorage::bf16, 1e-3},
+                                      std::pair{CacheStorage::int8, 1e-2}}) {
+    Engine engine(model, {Compute::f32, storage});
+    const double kl = test::kl_divergence(expected, doubles(engine.feed(ids).value()));
+    EXPECT_LT(kl, most);
+    EXPECT_GT(kl, 0) << "nothing was rounded";
+  }
+}
+
+TEST(Engine, RefusesNothingToFeed) {
+  Engine engine(test::golden_model("llama"));
+  EXPECT_EQ(engine.feed({}).error().code, ErrorCode::usage);
+}
+
+}  // namespace
+}  // namespace optiq::engine
