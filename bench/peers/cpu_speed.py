@@ -27,6 +27,8 @@ PYTHONS = {engine: shapes.ROOT / "build" / "peers" / f"venv-{engine}" / "bin" / 
            for engine in ("llama", "openvino")}
 SCRIPTS = {"llama": "llama_cpp_bench.py", "openvino": "openvino_bench.py"}
 OPTIQ = shapes.ROOT / "build" / "release" / "bin" / "optiq"
+LIMITS = {"read_bandwidth": "read bandwidth, GB/s", "int8_peak": "int8 peak, 10^9/s"}
+ABSOLUTE = {"other CPUs busy", *LIMITS.values()}  # Facts of the machine: no ratios.
 
 
 @dataclasses.dataclass
@@ -97,10 +99,18 @@ def measured(result: dict) -> dict[str, dict]:
     if result.get("peak_bytes"):
         mebibytes = result["peak_bytes"] / 2**20
         rows["peak memory, MiB"] = {"median": mebibytes, "min": mebibytes, "max": mebibytes}
-    for key, name in (("read_bandwidth", "bytes_per_second"), ("int8_peak", "operations_per_second")):
-        if name in result.get(key, {}):
-            value = result[key][name] / 1e9
-            rows[f"{key.replace('_', ' ')}, 10^9/s"] = {"median": value, "min": value, "max": value}
+    if "other_cpus" in result:
+        rows["other CPUs busy"] = {key: result["other_cpus"] for key in ("median", "min", "max")}
+    return rows | limits(result)
+
+
+def limits(result: dict) -> dict[str, dict]:
+    """The machine's limits that optiq measures beside, in 10^9 a second: plain numbers or summaries."""
+    rows = {}
+    for key, name in LIMITS.items():
+        for value in [value for unit, value in result.get(key, {}).items() if unit.endswith("_per_second")]:
+            parts = value if isinstance(value, dict) else {part: value for part in ("median", "min", "max")}
+            rows[name] = {part: parts[part] / 1e9 for part in ("median", "min", "max")}
     return rows
 
 
@@ -115,7 +125,7 @@ def pooled(candidate: Candidate) -> dict[str, tuple[float, float, float]]:
 
 def number(value: float) -> str:
     """Three significant digits or more, never an exponent."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}".rstrip(".")
 
 
 def cell(value: tuple[float, float, float], baseline: tuple[float, float, float] | None) -> str:
@@ -131,7 +141,7 @@ def table(candidates: list[Candidate]) -> str:
     columns = list(dict.fromkeys(name for pool in pools for name in pool))
     lines = ["| | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
     for candidate, pool in zip(candidates, pools):
-        baseline = pools[0] if pool is not pools[0] else {}
+        baseline = {} if pool is pools[0] else {name: pools[0][name] for name in pools[0] if name not in ABSOLUTE}
         cells = [cell(pool[name], baseline.get(name)) if name in pool else "" for name in columns]
         lines.append(f"| {candidate.label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

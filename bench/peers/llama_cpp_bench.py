@@ -152,13 +152,15 @@ def main() -> None:
         load = lambda: Session(options.model, options.threads, BATCH, flashes[-1])
         measure.first_token(load, lambda session, tokens: (session.evaluate(tokens), session.logits()))
         return
+    bystanders = measure.Bystanders()
     result = {"engine": "llama.cpp", "version": llama_cpp.__version__, "model": options.model,
               "threads": options.threads, "base_bytes": measure.status_bytes("VmRSS")}
     tried = sorted((rates(options, flash) for flash in flashes), key=speed, reverse=True)
     result |= tried[0] | {"peak_bytes": measure.status_bytes("VmHWM")}
     if len(tried) > 1:
         result["alternative"] = tried[1]
-    measure.show(result | measure.first_tokens(options.repeats), options.json)
+    result |= measure.first_tokens(options.repeats)
+    measure.show(result | {"other_cpus": bystanders.busy_cpus()}, options.json)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,16 @@ The object has the keys of `optiq bench MODEL --json`:
     {"engine", "version", "model", "threads", "settings": {...},
      "prefill": [{"tokens", "tokens_per_second": S}], "decode": [{"depth", "tokens", "tokens_per_second": S}],
      "load_seconds": S, "first_token_seconds": S, "peak_bytes": N, "first_token_peak_bytes": N,
-     "base_bytes": N}
+     "base_bytes": N, "other_cpus": X}
 where S = {"median", "min", "max", "samples"}. base_bytes is the resident size of Python and the peer's library before
-the model is loaded; it is part of the two peaks.
+the model is loaded; it is part of the two peaks. other_cpus is how many CPUs other processes kept busy meanwhile, on
+average: near 0 on a quiet machine. The peers' threads wait for each other by spinning, so that decode on a machine
+with as little as one busy process more is several times slower: such figures say nothing.
 """
 
 import argparse
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -43,6 +46,27 @@ def seconds(action) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
+
+
+def cpu_seconds() -> tuple[float, float]:
+    """CPU time so far of the whole machine, and of this process with its finished children."""
+    with open("/proc/stat") as file:
+        ticks = [int(field) for field in file.readline().split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
+
+
+class Bystanders:
+    """Counts the CPUs that other processes keep busy."""
+
+    def __init__(self):
+        self.start = time.monotonic()
+        self.machine, self.own = cpu_seconds()
+
+    def busy_cpus(self) -> float:
+        """The average since construction."""
+        machine, own = cpu_seconds()
+        return max(0.0, (machine - self.machine) - (own - self.own)) / (time.monotonic() - self.start)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -92,7 +116,8 @@ def text_lines(result: dict) -> list[str]:
     lines += [f"decode @{row['depth']:5} {spread(row['tokens_per_second'], 'tokens/s')}" for row in result["decode"]]
     lines += [f"load          {spread(result['load_seconds'], 's')}",
               f"first token   {spread(result['first_token_seconds'], 's')}",
-              f"peak          {result['peak_bytes'] / 2**20:.0f} MiB"]
+              f"peak          {result['peak_bytes'] / 2**20:.0f} MiB",
+              f"other CPUs    {result['other_cpus']:.2f}"]
     return lines
 
 

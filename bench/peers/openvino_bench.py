@@ -124,11 +124,13 @@ def main() -> None:
     if options.first_token:
         measure.first_token(load, lambda session, tokens: (session.evaluate(tokens), session.logits()))
         return
+    bystanders = measure.Bystanders()
     result = {"engine": "OpenVINO", "version": openvino.__version__, "model": options.model,
               "threads": options.threads, "base_bytes": measure.status_bytes("VmRSS")}
     result |= rates(load(), options)
     result["peak_bytes"] = measure.status_bytes("VmHWM")
-    measure.show(result | measure.first_tokens(options.repeats), options.json)
+    result |= measure.first_tokens(options.repeats)
+    measure.show(result | {"other_cpus": bystanders.busy_cpus()}, options.json)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   VerbTable verbs(app, console);
   for (const auto add : {add_quantize, add_profile, add_plan, add_uniform, add_encode, add_verify, add_eval,
-                         add_run, add_chat, add_info, add_import}) {
+                         add_run, add_chat, add_bench, add_info, add_import}) {
     add(verbs);
   }
   try {

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <iostream>
 
+#include "engine_options.h"
 #include "optiq/runtime/generate.h"
 #include "verbs.h"
 
@@ -32,10 +33,10 @@ void add_generation_options(CLI::App* verb, runtime::GenerationOptions& options)
   verb->add_option("--seed", options.sampling.seed, "Of sampling")->capture_default_str();
 }
 
-Result<runtime::Session> open_session(const std::string& folder) {
+Result<runtime::Session> open_session(const std::string& folder, const engine::Options& options) {
   OPTIQ_TRY(auto model, model::Model::open(folder));
   OPTIQ_TRY(auto tokenizer, io::Tokenizer::open(folder));
-  return runtime::Session(std::move(model), std::move(tokenizer));
+  return runtime::Session(std::move(model), std::move(tokenizer), options);
 }
 
 /// The prompt through the chat template where there is one, otherwise as it is.
@@ -87,6 +88,7 @@ void add_run(VerbTable& verbs) {
     std::string model, prompt, system;
     bool raw = false;
     runtime::GenerationOptions options;
+    engine::Options engine;
   };
   auto args = std::make_shared<Arguments>();
   CLI::App* verb = verbs.add("run", "Generate text from a prompt");
@@ -95,8 +97,9 @@ void add_run(VerbTable& verbs) {
   verb->add_option("--system", args->system, "System message");
   verb->add_flag("--raw", args->raw, "Continue the prompt as it is, without the chat template");
   add_generation_options(verb, args->options);
+  add_engine_options(verb, args->engine);
   verbs.on_chosen(verb, [args](Console& console) -> Status {
-    OPTIQ_TRY(auto session, open_session(args->model));
+    OPTIQ_TRY(auto session, open_session(args->model, args->engine));
     Json messages = Json::array();
     if (!args->system.empty()) messages.push_back({{"role", "system"}, {"content", args->system}});
     messages.push_back({{"role", "user"}, {"content", args->prompt}});
@@ -121,14 +124,16 @@ void add_chat(VerbTable& verbs) {
   struct Arguments {
     std::string model, system;
     runtime::GenerationOptions options{.max_tokens = 1024, .sampling = {.temperature = 0.7, .top_p = 0.95}};
+    engine::Options engine;
   };
   auto args = std::make_shared<Arguments>();
   CLI::App* verb = verbs.add("chat", "Talk with a model; an empty line or end of input ends");
   verb->add_option("model", args->model, "Model folder")->required();
   verb->add_option("--system", args->system, "System message");
   add_generation_options(verb, args->options);
+  add_engine_options(verb, args->engine);
   verbs.on_chosen(verb, [args](Console& console) -> Status {
-    OPTIQ_TRY(auto session, open_session(args->model));
+    OPTIQ_TRY(auto session, open_session(args->model, args->engine));
     Json messages = Json::array();
     if (!args->system.empty()) messages.push_back({{"role", "system"}, {"content", args->system}});
     std::signal(SIGINT, on_interrupt);

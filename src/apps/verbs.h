@@ -38,5 +38,6 @@ void add_quantize(VerbTable& verbs);
 void add_eval(VerbTable& verbs);
 void add_run(VerbTable& verbs);
 void add_chat(VerbTable& verbs);
+void add_bench(VerbTable& verbs);
 
 }  // namespace optiq::apps

@@ -153,6 +153,11 @@ struct KernelTable {
   /// first column, in its own order.
   void (*int8_tile)(const Int8Panel& panel, const Int8Rows& x, std::size_t rows, float* y,
                     std::size_t y_stride);
+
+  /// optiq/kernels/limits.h.
+  unsigned long long (*read_all)(const void* p, std::size_t bytes, std::size_t prefetch_bytes);
+  double (*spin_f32)(std::size_t rounds);
+  double (*spin_int8)(std::size_t rounds);
 };
 
 /// The tables this machine can run, best first.

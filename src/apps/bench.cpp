@@ -1,0 +1,76 @@
+#include "engine_options.h"
+#include "optiq/base/threads.h"
+#include "optiq/base/units.h"
+#include "optiq/benchmark/decoding.h"
+#include "optiq/kernels/ops.h"
+#include "verbs.h"
+
+namespace optiq::apps {
+namespace {
+
+using benchmark::DecodingReport;
+using benchmark::Spread;
+
+std::string text(const Spread& spread, double unit = 1, int digits = 1) {
+  return fmt::format("{:.{}f} ({:.{}f} to {:.{}f})", spread.median / unit, digits, spread.least / unit,
+                     digits, spread.most / unit, digits);
+}
+
+void print_report(const Console& console, const DecodingReport& report) {
+  console.print(fmt::format("{}, {}, {} threads; medians (least to most)\n", benchmark::cpu_name(),
+                            kernels::cpu_isa(), thread_count()));
+  console.print(fmt::format("  reads             {} GB/s\n", text(report.limits.read_bytes_per_second, 1e9)));
+  console.print(
+      fmt::format("  int8 products     {} GMAC/s\n", text(report.limits.int8_macs_per_second, 1e9)));
+  console.print(fmt::format("  f32 products      {} GMAC/s\n", text(report.limits.f32_macs_per_second, 1e9)));
+  console.print(fmt::format("  load              {} s\n", text(report.load_seconds, 1, 3)));
+  console.print(fmt::format("  first token       {} s\n", text(report.first_token_seconds, 1, 3)));
+  for (const auto& p : report.prompts) {
+    console.print(fmt::format("  prompt of {:<7} {} tokens/s, {:.0f} % of the int8 limit\n", p.tokens,
+                              text(p.tokens_per_second), 100 * p.int8_fraction));
+  }
+  for (const auto& d : report.decode) {
+    console.print(fmt::format("  decode at {:<7} {} tokens/s, {:.0f} % of the read limit\n", d.depth,
+                              text(d.tokens_per_second), 100 * d.read_fraction));
+  }
+  console.print(fmt::format("  peak memory       {} up to the first token, {} in all; file {}\n",
+                            format_bytes(report.short_peak_bytes), format_bytes(report.peak_bytes),
+                            format_bytes(report.file_bytes)));
+}
+
+}  // namespace
+
+void add_bench(VerbTable& verbs) {
+  struct Arguments {
+    std::string model;
+    benchmark::DecodingOptions options;
+  };
+  auto args = std::make_shared<Arguments>();
+  CLI::App* verb =
+      verbs.add("bench", "Measure how fast a model runs on this CPU, beside the machine's limits");
+  verb->add_option("model", args->model, "Model folder")->required();
+  verb->add_option("--prompts", args->options.prompts, "Prompt lengths")
+      ->delimiter(',')
+      ->capture_default_str();
+  verb->add_option("--depths", args->options.depths, "Tokens in the cache when decoding starts")
+      ->delimiter(',')
+      ->capture_default_str();
+  verb->add_option("--decode-tokens", args->options.decoded_tokens, "Tokens decoded in each repeat")
+      ->capture_default_str();
+  verb->add_option("--repeats", args->options.repeats, "Repeats of each figure")->capture_default_str();
+  add_engine_options(verb, args->options.engine);
+  verbs.on_chosen(verb, [args](Console& console) -> Status {
+    OPTIQ_TRY(const auto report, benchmark::measure_decoding(args->model, args->options, console.progress()));
+    console.end_progress();
+    print_report(console, report);
+    Json json = benchmark::decoding_to_json(report);
+    json["model"] = args->model;
+    json["cpu"] = benchmark::cpu_name();
+    json["isa"] = kernels::cpu_isa();
+    json["threads"] = thread_count();
+    console.print_json(json);
+    return {};
+  });
+}
+
+}  // namespace optiq::apps

@@ -1,0 +1,19 @@
+#include "engine_options.h"
+
+namespace optiq::apps {
+
+void add_engine_options(CLI::App* verb, engine::Options& options) {
+  using kernels::cpu::CacheStorage;
+  verb->add_flag_callback(
+      "--precise", [&options] { options.compute = kernels::Compute::f32; },
+      "CPU: round no activations to int8 (slower, exact up to f32 rounding)");
+  const std::map<std::string, CacheStorage> storages{{"f32", CacheStorage::f32},
+                                                     {"f16", CacheStorage::f16},
+                                                     {"bf16", CacheStorage::bf16},
+                                                     {"int8", CacheStorage::int8}};
+  verb->add_option("--kv", options.cache, "CPU: how keys and values are cached")
+      ->transform(CLI::CheckedTransformer(storages))
+      ->default_str("f16");
+}
+
+}  // namespace optiq::apps

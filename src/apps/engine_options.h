@@ -1,0 +1,13 @@
+// How the CPU engine computes, as run, chat and bench take it.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include "optiq/engine/engine.h"
+
+namespace optiq::apps {
+
+/// Adds --precise and --kv. `options` is filled when the command line is parsed and must outlive it.
+void add_engine_options(CLI::App* verb, engine::Options& options);
+
+}  // namespace optiq::apps

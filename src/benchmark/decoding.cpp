@@ -1,0 +1,232 @@
+#include "optiq/benchmark/decoding.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "optiq/base/random.h"
+#include "optiq/io/tokenizer.h"
+
+namespace optiq::benchmark {
+namespace {
+
+using Ids = std::vector<std::int32_t>;
+
+constexpr std::size_t kFirstPrompt = 16;
+
+std::uint64_t peak_resident_bytes() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+#if defined(__APPLE__)
+  return static_cast<std::uint64_t>(usage.ru_maxrss);
+#else
+  return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
+#endif
+}
+
+Ids random_ids(std::size_t count, std::int64_t vocabulary) {
+  Random random(1);
+  Ids ids(count);
+  for (std::int32_t& id : ids)
+    id = static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(vocabulary)));
+  return ids;
+}
+
+/// What a token costs in one linear module.
+struct TokenCost {
+  double macs = 0;   ///< of every token
+  double bytes = 0;  ///< read to decode one
+};
+
+TokenCost token_cost(const model::Model& model) {
+  TokenCost cost;
+  for (const model::ModuleShape& module : model.modules()) {
+    const bool looked_up = module.layer < 0 && module.name != "lm_head" && !model.config().tied_embeddings;
+    if (looked_up) continue;
+    if (module.layer >= 0)
+      cost.macs += static_cast<double>(module.out_features) * static_cast<double>(module.in_features);
+    for (const char* part : {".weight", ".scales", ".biases"}) {
+      if (const auto* tensor = model.checkpoint().find(module.name + part))
+        cost.bytes += static_cast<double>(tensor->bytes.size());
+    }
+  }
+  return cost;
+}
+
+/// Keys and values of one token in all blocks.
+double cache_token_bytes(const model::ModelConfig& c, kernels::cpu::CacheStorage storage) {
+  const kernels::cpu::CacheShape shape{static_cast<std::size_t>(c.kv_heads),
+                                       static_cast<std::size_t>(c.head_dim), storage};
+  return static_cast<double>(shape.page_bytes() * static_cast<std::size_t>(c.layers)) /
+         static_cast<double>(kernels::cpu::kCachePage);
+}
+
+class Run {
+ public:
+  Run(const std::filesystem::path& folder, const DecodingOptions& options, const Progress& progress)
+      : folder_(folder), options_(options), progress_(progress) {}
+
+  Result<DecodingReport> measure() {
+    OPTIQ_CHECK(measure_start());
+    report_.short_peak_bytes = peak_resident_bytes();
+    OPTIQ_TRY(auto model, model::Model::open(folder_));
+    OPTIQ_CHECK(check_lengths(model.config()));
+    report_.file_bytes = model.checkpoint().file_bytes();
+    report_.limits = measure_limits();
+    engine_.emplace(std::move(model), options_.engine);
+    for (const std::int64_t tokens : options_.prompts)
+      OPTIQ_CHECK(measure_prompt(static_cast<std::size_t>(tokens)));
+    for (const std::int64_t depth : options_.depths)
+      OPTIQ_CHECK(measure_decode(static_cast<std::size_t>(depth)));
+    report_.peak_bytes = peak_resident_bytes();
+    return report_;
+  }
+
+ private:
+  [[nodiscard]] Status check_lengths(const model::ModelConfig& config) const {
+    for (const std::int64_t tokens : options_.prompts) {
+      if (tokens < 1 || tokens > config.max_positions)
+        return fail(ErrorCode::usage, "prompt length: expected 1 to {}, got {}", config.max_positions,
+                    tokens);
+    }
+    for (const std::int64_t depth : options_.depths) {
+      if (depth < 0 || depth + options_.decoded_tokens >= config.max_positions) {
+        return fail(ErrorCode::usage, "depth: expected 0 to {}, got {}",
+                    config.max_positions - options_.decoded_tokens - 1, depth);
+      }
+    }
+    if (options_.repeats < 1 || options_.decoded_tokens < 1)
+      return fail(ErrorCode::usage, "repeats and decoded tokens: expected 1 or more");
+    return {};
+  }
+
+  /// Everything from nothing, as often as asked.
+  Status measure_start() {
+    std::vector<double> load, first;
+    for (int i = 0; i < options_.repeats; ++i) {
+      report_progress(progress_, "loading", i, options_.repeats);
+      Status status;
+      std::optional<engine::Engine> fresh;
+      load.push_back(seconds_of([&] { status = open(fresh); }));
+      OPTIQ_CHECK(status);
+      const Ids ids = random_ids(kFirstPrompt, fresh->model().config().vocabulary);
+      first.push_back(load.back() + seconds_of([&] {
+                        if (auto fed = fresh->feed(ids); !fed) status = tl::unexpected(fed.error());
+                      }));
+      OPTIQ_CHECK(status);
+    }
+    report_.load_seconds = spread_of(std::move(load));
+    report_.first_token_seconds = spread_of(std::move(first));
+    return {};
+  }
+
+  Status open(std::optional<engine::Engine>& engine) const {
+    OPTIQ_TRY(auto model, model::Model::open(folder_));
+    OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(folder_));
+    engine.emplace(std::move(model), options_.engine);
+    return {};
+  }
+
+  Status feed(std::span<const std::int32_t> ids) {
+    OPTIQ_TRY(const auto logits, engine_->feed(ids));
+    static_cast<void>(logits);
+    return {};
+  }
+
+  Status measure_prompt(std::size_t tokens) {
+    const Ids ids = random_ids(tokens, engine_->model().config().vocabulary);
+    std::vector<double> seconds;
+    for (int i = 0; i <= options_.repeats; ++i) {
+      report_progress(progress_, fmt::format("prompts of {}", tokens), i, options_.repeats + 1);
+      engine_->truncate(0);
+      Status status;
+      const double took = seconds_of([&] { status = feed(ids); });
+      OPTIQ_CHECK(status);
+      if (i > 0) seconds.push_back(took);  // the first makes the working memory
+    }
+    const MachineLimits& limits = report_.limits;
+    const double peak = limits.int8_macs_per_second.median > 0 ? limits.int8_macs_per_second.median
+                                                               : limits.f32_macs_per_second.median;
+    PromptSpeed speed{static_cast<std::int64_t>(tokens),
+                      rate(static_cast<double>(tokens), spread_of(seconds)), 0};
+    speed.int8_fraction = speed.tokens_per_second.median * token_cost(engine_->model()).macs / peak;
+    report_.prompts.push_back(speed);
+    return {};
+  }
+
+  Status measure_decode(std::size_t depth) {
+    const model::ModelConfig& config = engine_->model().config();
+    const Ids ids = random_ids(depth + static_cast<std::size_t>(options_.decoded_tokens), config.vocabulary);
+    report_progress(progress_, fmt::format("filling the cache with {}", depth), 0, 1);
+    engine_->truncate(0);
+    if (depth > 0) OPTIQ_CHECK(feed(std::span(ids).first(depth)));
+    std::vector<double> seconds;
+    for (int i = 0; i < options_.repeats; ++i) {
+      report_progress(progress_, fmt::format("decoding at {}", depth), i, options_.repeats);
+      engine_->truncate(depth);
+      Status status;
+      seconds.push_back(seconds_of([&] { status = decode(std::span(ids).subspan(depth)); }));
+      OPTIQ_CHECK(status);
+    }
+    const auto tokens = static_cast<double>(options_.decoded_tokens);
+    DecodeSpeed speed{static_cast<std::int64_t>(depth), rate(tokens, spread_of(seconds)), 0, 0};
+    const double context = static_cast<double>(depth) + tokens / 2;
+    speed.bytes_per_token =
+        token_cost(engine_->model()).bytes + context * cache_token_bytes(config, options_.engine.cache);
+    speed.read_fraction =
+        speed.bytes_per_token * speed.tokens_per_second.median / report_.limits.read_bytes_per_second.median;
+    report_.decode.push_back(speed);
+    return {};
+  }
+
+  Status decode(std::span<const std::int32_t> ids) {
+    for (const std::int32_t& id : ids) OPTIQ_CHECK(feed({&id, 1}));
+    return {};
+  }
+
+  const std::filesystem::path& folder_;
+  const DecodingOptions& options_;
+  const Progress& progress_;
+  DecodingReport report_;
+  std::optional<engine::Engine> engine_;
+};
+
+}  // namespace
+
+Result<DecodingReport> measure_decoding(const std::filesystem::path& model, const DecodingOptions& options,
+                                        const Progress& progress) {
+  return Run(model, options, progress).measure();
+}
+
+Json spread_to_json(const Spread& spread) {
+  return {{"median", spread.median}, {"min", spread.least}, {"max", spread.most}};
+}
+
+Json decoding_to_json(const DecodingReport& report) {
+  Json prefill = Json::array(), decode = Json::array();
+  for (const PromptSpeed& p : report.prompts) {
+    prefill.push_back({{"tokens", p.tokens},
+                       {"tokens_per_second", spread_to_json(p.tokens_per_second)},
+                       {"int8_fraction", p.int8_fraction}});
+  }
+  for (const DecodeSpeed& d : report.decode) {
+    decode.push_back({{"depth", d.depth},
+                      {"tokens_per_second", spread_to_json(d.tokens_per_second)},
+                      {"bytes_per_token", d.bytes_per_token},
+                      {"read_fraction", d.read_fraction}});
+  }
+  const MachineLimits& limits = report.limits;
+  return {{"prefill", std::move(prefill)},
+          {"decode", std::move(decode)},
+          {"load_seconds", spread_to_json(report.load_seconds)},
+          {"first_token_seconds", spread_to_json(report.first_token_seconds)},
+          {"short_peak_bytes", report.short_peak_bytes},
+          {"peak_bytes", report.peak_bytes},
+          {"file_bytes", report.file_bytes},
+          {"read_bandwidth", {{"bytes_per_second", spread_to_json(limits.read_bytes_per_second)}}},
+          {"int8_peak", {{"macs_per_second", spread_to_json(limits.int8_macs_per_second)}}},
+          {"f32_peak", {{"macs_per_second", spread_to_json(limits.f32_macs_per_second)}}}};
+}
+
+}  // namespace optiq::benchmark
