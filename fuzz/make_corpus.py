@@ -199,9 +199,15 @@ def seeds_plan():
             "seconds": 0.5, "memory": {"context_tokens": 1, "weight_bytes": 1, "cache_bytes": 1, "scratch_bytes": 1},
             "modules": [module | {"bits": 4, "group_size": 64, "encoder": "rtn", "bytes": 4608, "cost": 0.1}],
             "fixed": fixed}
+    entry = {"out_features": 128, "in_features": 64, "bits": 4, "group_size": 64, "seconds": 1e-6, "spread_seconds": 0}
+    latency = {"format": "optiq-latency", "version": 1, "machine": {"cpu": "x", "isa": "avx2", "threads": 2},
+               "fixed_seconds": 1e-5, "entries": [entry, entry | {"bits": 16, "group_size": 0}]}
+    limited = plan | {"latency": {"seconds_per_token": 0.01, "limit_seconds": 0.02}}
     wide = json.loads(json.dumps(sensitivity))
     wide["modules"][0] |= {"out_features": 1 << 47, "in_features": 1 << 47}
     seeds = {"sensitivity": sensitivity, "kl": kl, "plan": plan, "wide": wide, "empty": {},
+             "latency": latency, "latency_tiny": latency | {"entries": [entry | {"seconds": 5e-324}]},
+             "latency_twice": latency | {"entries": [entry, entry]}, "limited": limited,
              "huge_float": sensitivity | {"projection_scale": 1e308}, "no_modules": plan | {"modules": []}}
     return {name: json.dumps(seed).encode() for name, seed in seeds.items()}
 

@@ -1,5 +1,5 @@
-// Any JSON as sensitivity.json and as plan.json: an error that says what is wrong, or a value that is written
-// and read back the same, and that the planner can take.
+// Any JSON as sensitivity.json, plan.json and latency.json: an error that says what is wrong, or a value that
+// is written and read back the same, and that the planner can take.
 #include <cstdint>
 #include <string_view>
 
@@ -35,6 +35,22 @@ void check_as_plan(const Json& json) {
   OPTIQ_FUZZ_REQUIRE(again && optiq::plan::plan_to_json(*again) == written);
 }
 
+void check_as_latency(const Json& json) {
+  const auto read = optiq::plan::latency_from_json(json, "fuzz");
+  if (!read) {
+    OPTIQ_FUZZ_REQUIRE(read.error().code == ErrorCode::bad_input && !read.error().message.empty());
+    return;
+  }
+  const Json written = optiq::plan::latency_to_json(*read);
+  const auto again = optiq::plan::latency_from_json(written, "again");
+  OPTIQ_FUZZ_REQUIRE(again && optiq::plan::latency_to_json(*again) == written);
+  for (const auto& entry : read->entries) {
+    OPTIQ_FUZZ_REQUIRE(read->seconds(entry.out_features, entry.in_features, entry.format) == entry.seconds);
+    const auto scaled = read->seconds(1, 128, entry.format);
+    OPTIQ_FUZZ_REQUIRE(scaled && *scaled >= 0);
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -42,5 +58,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (!json) return 0;
   check_as_sensitivity(*json);
   check_as_plan(*json);
+  check_as_latency(*json);
   return 0;
 }

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <numeric>
+#include <tuple>
 
 #include "relaxation.h"
 
@@ -12,12 +13,17 @@ std::vector<std::vector<std::size_t>> undominated(const Items& items) {
     std::vector<std::size_t> order(options.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
     std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-      return options[a].bytes != options[b].bytes ? options[a].bytes < options[b].bytes
-                                                  : options[a].cost < options[b].cost;
+      const auto key = [](const Option& option) {
+        return std::tuple(option.bytes, option.picoseconds, option.cost);
+      };
+      return key(options[a]) < key(options[b]);
     });
     for (const std::size_t option : order) {
-      if (kept[item].empty() || options[option].cost < options[kept[item].back()].cost)
-        kept[item].push_back(option);
+      const bool beaten = std::any_of(kept[item].rbegin(), kept[item].rend(), [&](std::size_t other) {
+        return options[other].picoseconds <= options[option].picoseconds &&
+               options[other].cost <= options[option].cost;
+      });
+      if (!beaten) kept[item].push_back(option);
     }
   }
   return kept;
@@ -25,7 +31,7 @@ std::vector<std::vector<std::size_t>> undominated(const Items& items) {
 
 Result<std::vector<Solution>> frontier(const Items& items, std::size_t most_points) {
   OPTIQ_CHECK(check_items(items));
-  const std::vector<Step> steps = hull_steps(items);
+  const std::vector<Step> steps = hull_steps(at_time_price(items, 0));
   const std::size_t points =
       std::clamp<std::size_t>(steps.size() + 1, 1, std::max<std::size_t>(most_points, 2));
   Choice choice = smallest_choice(items);

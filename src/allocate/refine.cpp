@@ -16,6 +16,7 @@ struct Move {
   std::size_t item = 0;
   std::size_t option = 0;
   std::int64_t bytes = 0;        ///< more than now (may be negative)
+  std::int64_t picoseconds = 0;  ///< likewise
   double alone = 0;              ///< change of Σ_s r² if made alone: 2 r·d + d·d
   const float* delta = nullptr;  ///< d, [samples]
 };
@@ -37,9 +38,11 @@ double dot(const float* a, const float* b, std::size_t count) {
 /// its difference d from the chosen one.
 class Search {
  public:
-  Search(const Items& items, const Projections& projections, std::uint64_t budget_bytes, Choice start)
-      : items_(items), projections_(projections), budget_bytes_(budget_bytes), choice_(std::move(start)) {
-    bytes_ = total(items, choice_).bytes;
+  Search(const Items& items, const Projections& projections, Capacity capacity, Choice start)
+      : items_(items), projections_(projections), choice_(std::move(start)) {
+    const Solution used = total(items, choice_);
+    unused_bytes_ = static_cast<std::int64_t>(capacity.bytes - used.bytes);
+    unused_picoseconds_ = static_cast<std::int64_t>(capacity.picoseconds - used.picoseconds);
     deltas_.resize(items.size());
     for (std::size_t item = 0; item < items.size(); ++item) update_deltas(item);
     update_sum();
@@ -78,18 +81,21 @@ class Search {
   }
 
   void moves_of(std::size_t item, std::vector<Move>& moves) const {
-    const auto now = static_cast<std::int64_t>(items_[item][choice_[item]].bytes);
+    const Option& now = items_[item][choice_[item]];
     for (std::size_t option = 0; option < items_[item].size(); ++option) {
       if (option == choice_[item]) continue;
       const float* delta = deltas_[item].data() + option * projections_.samples;
       const double alone =
           2 * dot(sum_.data(), delta, projections_.samples) + dot(delta, delta, projections_.samples);
-      moves.push_back(
-          {item, option, static_cast<std::int64_t>(items_[item][option].bytes) - now, alone, delta});
+      const Option& then = items_[item][option];
+      moves.push_back({item, option, static_cast<std::int64_t>(then.bytes - now.bytes),
+                       static_cast<std::int64_t>(then.picoseconds - now.picoseconds), alone, delta});
     }
   }
 
-  [[nodiscard]] std::int64_t slack() const { return static_cast<std::int64_t>(budget_bytes_ - bytes_); }
+  [[nodiscard]] bool fits(std::int64_t bytes, std::int64_t picoseconds) const {
+    return bytes <= unused_bytes_ && picoseconds <= unused_picoseconds_;
+  }
 
   /// Makes the changes if the sum of squares, recomputed in double, falls; else leaves all as it was.
   bool apply(std::initializer_list<Move> moves) {
@@ -103,7 +109,8 @@ class Search {
       return false;
     }
     for (const Move& move : moves) {
-      bytes_ = static_cast<std::uint64_t>(static_cast<std::int64_t>(bytes_) + move.bytes);
+      unused_bytes_ -= move.bytes;
+      unused_picoseconds_ -= move.picoseconds;
       update_deltas(move.item);
     }
     return true;
@@ -117,7 +124,7 @@ class Search {
       moves_of(item, moves);
       const Move* best = nullptr;
       for (const Move& move : moves) {
-        if (move.bytes <= slack() && (best == nullptr || move.alone < best->alone)) best = &move;
+        if (fits(move.bytes, move.picoseconds) && (best == nullptr || move.alone < best->alone)) best = &move;
       }
       if (best != nullptr && best->alone < -kLeastGain * squares_) improved |= apply({*best});
     }
@@ -144,7 +151,7 @@ class Search {
     double least = -kLeastGain * squares_;
     for (const Move& first : mine) {
       for (const Move& second : others) {
-        if (first.bytes + second.bytes > slack()) continue;
+        if (!fits(first.bytes + second.bytes, first.picoseconds + second.picoseconds)) continue;
         const double together =
             first.alone + second.alone + 2 * dot(first.delta, second.delta, projections_.samples);
         if (together >= least) continue;
@@ -157,8 +164,8 @@ class Search {
 
   const Items& items_;
   const Projections& projections_;
-  std::uint64_t budget_bytes_;
-  std::uint64_t bytes_ = 0;
+  std::int64_t unused_bytes_ = 0;
+  std::int64_t unused_picoseconds_ = 0;
   Choice choice_;
   std::vector<float> sum_;
   double squares_ = 0;                      ///< Σ_s r²
@@ -207,18 +214,17 @@ double interaction_cost(const Projections& projections, const Choice& choice) {
                                   : projections.scale * squares / static_cast<double>(projections.samples);
 }
 
-Result<Solution> refine(const Items& items, const Projections& projections, std::uint64_t budget_bytes,
-                        Choice start) {
+Result<Solution> refine(const Items& items, const Projections& projections, Capacity capacity, Choice start) {
   const auto begin = std::chrono::steady_clock::now();
   OPTIQ_CHECK(check_items(items));
   OPTIQ_CHECK(check_choice(items, start));
   OPTIQ_CHECK(check_projections(items, projections));
-  const std::uint64_t start_bytes = total(items, start).bytes;
-  if (start_bytes > budget_bytes) {
-    return fail(ErrorCode::bad_input, "the choice to refine takes {} bytes, the budget is {}", start_bytes,
-                budget_bytes);
+  const Solution begun = total(items, start);
+  if (!fits(begun, capacity)) {
+    return fail(ErrorCode::bad_input, "the choice to refine takes {} bytes and {} ps, allowed are {} and {}",
+                begun.bytes, begun.picoseconds, capacity.bytes, capacity.picoseconds);
   }
-  Solution result = total(items, Search(items, projections, budget_bytes, std::move(start)).run());
+  Solution result = total(items, Search(items, projections, capacity, std::move(start)).run());
   result.cost = interaction_cost(projections, result.choice);
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return result;

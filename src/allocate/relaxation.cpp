@@ -41,21 +41,30 @@ void fill_up(const Items& items, std::uint64_t slack, Choice& choice) {
   }
 }
 
+/// Adds the item's largest; false where that makes the sum too large.
+bool add_largest(const std::vector<Option>& options, std::uint64_t Option::*member, std::uint64_t& sum) {
+  std::uint64_t largest = 0;
+  for (const Option& option : options) largest = std::max(largest, option.*member);
+  if (largest >= kLargestTotal - sum) return false;
+  sum += largest;
+  return true;
+}
+
 }  // namespace
 
 Status check_items(const Items& items) {
-  std::uint64_t largest_total = 0;
+  std::uint64_t largest_bytes = 0;
+  std::uint64_t largest_time = 0;
   for (std::size_t item = 0; item < items.size(); ++item) {
     if (items[item].empty()) return fail(ErrorCode::bad_input, "item {} has no options", item);
-    std::uint64_t largest = 0;
     for (const Option& option : items[item]) {
       if (!std::isfinite(option.cost))
         return fail(ErrorCode::bad_input, "item {} has an option of cost {}", item, option.cost);
-      largest = std::max(largest, option.bytes);
     }
-    if (largest >= kLargestTotal - largest_total)
+    if (!add_largest(items[item], &Option::bytes, largest_bytes))
       return fail(ErrorCode::bad_input, "the items add up to 2^53 bytes or more at item {}", item);
-    largest_total += largest;
+    if (!add_largest(items[item], &Option::picoseconds, largest_time))
+      return fail(ErrorCode::bad_input, "the items add up to 2^53 picoseconds or more at item {}", item);
   }
   return {};
 }
@@ -77,10 +86,22 @@ Solution total(const Items& items, Choice choice) {
   Solution solution;
   for (std::size_t item = 0; item < items.size(); ++item) {
     solution.bytes += items[item][choice[item]].bytes;
+    solution.picoseconds += items[item][choice[item]].picoseconds;
     solution.cost += items[item][choice[item]].cost;
   }
   solution.choice = std::move(choice);
   return solution;
+}
+
+Items at_time_price(const Items& items, double time_price) {
+  Items priced = items;
+  for (auto& options : priced) {
+    for (Option& option : options) {
+      option.cost += time_price * static_cast<double>(option.picoseconds);
+      option.picoseconds = 0;
+    }
+  }
+  return priced;
 }
 
 std::vector<Step> hull_steps(const Items& items) {

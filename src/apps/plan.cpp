@@ -85,10 +85,10 @@ void add_plan(VerbTable& verbs) {
     OPTIQ_CHECK(plan::write_plan(args->out, plan));
     Json json = plan_summary(plan);
     json["out"] = args->out;
-    console.print(
-        fmt::format("{}: {}, {:.3f} bits per weight, predicted KL {:.5f} ± {:.5f}, gap {:.2g}, {:.2f} s\n{}",
-                    args->out, format_bytes(plan.bytes), plan.bits_per_weight, plan.predicted_kl,
-                    plan.predicted_kl_standard_error, plan.gap, plan.seconds, memory_line(plan)));
+    console.print(fmt::format(
+        "{}: {}, {:.3f} bits per weight, predicted KL {:.5f} ± {:.5f}, gap {:.2g}, {:.2f} s\n{}{}", args->out,
+        format_bytes(plan.bytes), plan.bits_per_weight, plan.predicted_kl, plan.predicted_kl_standard_error,
+        plan.gap, plan.seconds, memory_line(plan), latency_line(plan)));
     if (args->frontier || !args->svg.empty()) {
       OPTIQ_CHECK(show_frontier(console, sensitivity, rules, plan, args->svg, json));
     }

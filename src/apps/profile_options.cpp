@@ -1,8 +1,29 @@
 #include "profile_options.h"
 
+#include <cmath>
+
 #include "optiq/base/units.h"
 
 namespace optiq::apps {
+namespace {
+
+Result<plan::Budget> byte_budget_of(const PlanArguments& args, const profile::Sensitivity& sensitivity) {
+  if (args.size) {
+    OPTIQ_TRY(const auto bytes, parse_bytes(*args.size));
+    return plan::size_budget(bytes);
+  }
+  if (args.memory) {
+    OPTIQ_TRY(const auto bytes, parse_bytes(*args.memory));
+    return plan::memory_budget(sensitivity, bytes, args.context);
+  }
+  if (args.reduce) {
+    OPTIQ_TRY(const double fraction, parse_fraction(*args.reduce));
+    return plan::reduce_budget(sensitivity, fraction);
+  }
+  return plan::bits_per_weight_budget(sensitivity, args.bits_per_weight);
+}
+
+}  // namespace
 
 void add_profile_options(CLI::App* verb, ProfileArguments& args) {
   verb->add_option("--calibration", args.source.name, "\"self\", or a .txt or .jsonl file")
@@ -54,6 +75,12 @@ void add_plan_options(CLI::App* verb, PlanArguments& args, bool with_formats) {
   budget->require_option(1);
   verb->add_option("--context", args.context, "Tokens of KV cache that --memory counts")
       ->capture_default_str();
+  auto* speed = verb->add_option("--tokens-per-second", args.tokens_per_second,
+                                 "Decode no slower than this by --latency, such as 40");
+  auto* latency =
+      verb->add_option("--latency", args.latency, "latency.json of optiq bench --kernels on the machine");
+  speed->needs(latency);
+  latency->needs(speed);
   verb->add_option("--pin", args.pins, "PATTERN=FORMAT, such as 'model.layers.0.*=8x64' or 'lm_head=dense'");
   verb->add_option("--min-bits", args.rules.least_bits, "No module below");
   verb->add_option("--max-bits", args.rules.most_bits, "No module above");
@@ -64,19 +91,21 @@ void add_plan_options(CLI::App* verb, PlanArguments& args, bool with_formats) {
 }
 
 Result<plan::Budget> budget_of(const PlanArguments& args, const profile::Sensitivity& sensitivity) {
-  if (args.size) {
-    OPTIQ_TRY(const auto bytes, parse_bytes(*args.size));
-    return plan::size_budget(bytes);
+  OPTIQ_TRY(plan::Budget budget, byte_budget_of(args, sensitivity));
+  if (!args.latency) return budget;
+  if (!(args.tokens_per_second > 0 && std::isfinite(args.tokens_per_second))) {
+    return fail(ErrorCode::usage, "--tokens-per-second {}: expected a positive number",
+                args.tokens_per_second);
   }
-  if (args.memory) {
-    OPTIQ_TRY(const auto bytes, parse_bytes(*args.memory));
-    return plan::memory_budget(sensitivity, bytes, args.context);
-  }
-  if (args.reduce) {
-    OPTIQ_TRY(const double fraction, parse_fraction(*args.reduce));
-    return plan::reduce_budget(sensitivity, fraction);
-  }
-  return plan::bits_per_weight_budget(sensitivity, args.bits_per_weight);
+  OPTIQ_TRY(plan::LatencyTable table, plan::read_latency(*args.latency));
+  budget.latency = {std::move(table), 1 / args.tokens_per_second};
+  return budget;
+}
+
+std::string latency_line(const plan::Plan& plan) {
+  if (!plan.latency) return "";
+  return fmt::format("{:.4g} tokens per second predicted ({:.4g} asked for)\n",
+                     plan.latency->tokens_per_second(), 1 / plan.latency->limit_seconds);
 }
 
 Result<plan::Rules> rules_of(const PlanArguments& args) {
@@ -111,6 +140,11 @@ Json plan_summary(const plan::Plan& plan) {
                       {"cache_bytes", plan.memory->cache_bytes},
                       {"scratch_bytes", plan.memory->scratch_bytes},
                       {"context_tokens", plan.memory->context_tokens}};
+  }
+  if (plan.latency) {
+    json["latency"] = {{"seconds_per_token", plan.latency->seconds_per_token},
+                       {"limit_seconds", plan.latency->limit_seconds},
+                       {"tokens_per_second", plan.latency->tokens_per_second()}};
   }
   json["modules"] = std::move(modules);
   return json;

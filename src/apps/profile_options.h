@@ -20,8 +20,10 @@ Result<profile::Options> profile_options(const ProfileArguments& args);
 
 struct PlanArguments {
   std::optional<std::string> size, memory, reduce;  ///< as typed
+  std::optional<std::string> latency;               ///< path of latency.json
   double bits_per_weight = 0;
   std::int64_t context = plan::kDefaultContextTokens;
+  double tokens_per_second = 0;  ///< with `latency`
   std::vector<std::string> pins;
   plan::Rules rules;
 };
@@ -30,6 +32,9 @@ struct PlanArguments {
 void add_plan_options(CLI::App* verb, PlanArguments& args, bool with_formats);
 Result<plan::Budget> budget_of(const PlanArguments& args, const profile::Sensitivity& sensitivity);
 Result<plan::Rules> rules_of(const PlanArguments& args);
+
+/// "123.4 tokens per second predicted" with a line break, for people; empty without a limit of time.
+std::string latency_line(const plan::Plan& plan);
 
 /// What --json says of a plan (docs/formats.md, "Machine interface").
 Json plan_summary(const plan::Plan& plan);

@@ -145,6 +145,7 @@ Status quantize(const Arguments& args, Console& console) {
 
   console.end_progress();
   console.print(comparison_table(rows));
+  console.print(latency_line(ours.plan));
   console.print(fmt::format("predicted KL {:.5f} ± {:.5f}; report: {}/report.html\n", ours.plan.predicted_kl,
                             ours.plan.predicted_kl_standard_error, args.out));
   Json json = plan_summary(ours.plan);

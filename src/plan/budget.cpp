@@ -59,7 +59,7 @@ Result<std::uint64_t> cache_bytes(const profile::ModelFacts& model, std::int64_t
 }  // namespace
 
 Budget size_budget(std::uint64_t bytes) {
-  return {.file_bytes = bytes, .memory = {}};
+  return {.file_bytes = bytes};
 }
 
 Result<Budget> bits_per_weight_budget(const profile::Sensitivity& sensitivity, double bits_per_weight) {

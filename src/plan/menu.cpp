@@ -13,6 +13,9 @@ namespace {
 
 constexpr quant::Format kDense{.bits = 16, .group_size = 0};
 
+/// In picoseconds such times are still exact as doubles.
+constexpr double kMostModuleSeconds = 9000;
+
 bool matches(const Pin& pin, const std::string& name) {
   return ::fnmatch(pin.pattern.c_str(), name.c_str(), 0) == 0;
 }
@@ -100,6 +103,13 @@ void add_items(const profile::Sensitivity& sensitivity, Menu& menu) {
   }
 }
 
+/// Whether a token only looks up one row of it: the embeddings, where there is a head beside them.
+bool is_lookup(const profile::Sensitivity& sensitivity, const std::string& name) {
+  return name == "model.embed_tokens" &&
+         std::any_of(sensitivity.modules.begin(), sensitivity.modules.end(),
+                     [](const auto& module) { return module.name == "lm_head"; });
+}
+
 /// mean_s (Σ projections)² · scale with its standard error over samples.
 MeanError predict_by_projections(const profile::Sensitivity& sensitivity, const Menu& menu,
                                  const allocate::Choice& choice) {
@@ -174,6 +184,24 @@ Menu full_menu(const profile::Sensitivity& sensitivity) {
     menu.options.push_back(all_options(module));
   add_items(sensitivity, menu);
   return menu;
+}
+
+Status add_times(const profile::Sensitivity& sensitivity, const LatencyTable& table, Menu& menu) {
+  for (std::size_t m = 0; m < menu.options.size(); ++m) {
+    const profile::ModuleSensitivity& module = sensitivity.modules[m];
+    if (is_lookup(sensitivity, module.name)) continue;
+    for (std::size_t option = 0; option < menu.options[m].size(); ++option) {
+      const quant::Format format = menu.options[m][option].format;
+      const auto seconds = table.seconds(module.out_features, module.in_features, format);
+      if (!seconds) return with_context(seconds.error(), fmt::format("latency: module {}", module.name));
+      if (*seconds > kMostModuleSeconds) {
+        return fail(ErrorCode::bad_input, "latency: module {} at {}: {} seconds a token are out of range",
+                    module.name, quant::to_string(format), *seconds);
+      }
+      menu.items[m][option].picoseconds = static_cast<std::uint64_t>(std::ceil(*seconds * 1e12));
+    }
+  }
+  return {};
 }
 
 std::uint64_t choice_bytes(const profile::Sensitivity& sensitivity, const Menu& menu,

@@ -23,7 +23,11 @@ Result<Menu> make_menu(const profile::Sensitivity& sensitivity, const Rules& rul
 /// Every measured format of every module, and dense, without any rule.
 Menu full_menu(const profile::Sensitivity& sensitivity);
 
-/// The plan of a choice, with its exact size and predictions; no budget, gap or time.
+/// Gives the items their picoseconds of a decoded token, rounded up. bad_input naming the module and a format
+/// that the table lacks.
+Status add_times(const profile::Sensitivity& sensitivity, const LatencyTable& table, Menu& menu);
+
+/// The plan of a choice, with its exact size and predictions; no budget, gap or times.
 Plan assemble(const profile::Sensitivity& sensitivity, const Menu& menu, const allocate::Choice& choice);
 
 /// Bytes of all files of a choice, headers included.

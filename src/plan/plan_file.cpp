@@ -44,6 +44,10 @@ Json memory_to_json(const MemoryUse& memory) {
           {"scratch_bytes", memory.scratch_bytes}};
 }
 
+Json token_time_to_json(const TokenTime& latency) {
+  return {{"seconds_per_token", latency.seconds_per_token}, {"limit_seconds", latency.limit_seconds}};
+}
+
 Result<std::uint64_t> read_bytes(const JsonReader& reader, std::string_view key) {
   OPTIQ_TRY(const std::int64_t bytes, reader.integer(key));
   if (bytes < 0) return fail(ErrorCode::bad_input, "{}: \"{}\" is {}", reader.where(), key, bytes);
@@ -57,6 +61,13 @@ Result<MemoryUse> read_memory(const JsonReader& reader) {
   OPTIQ_TRY(memory.cache_bytes, read_bytes(reader, "cache_bytes"));
   OPTIQ_TRY(memory.scratch_bytes, read_bytes(reader, "scratch_bytes"));
   return memory;
+}
+
+Result<TokenTime> read_token_time(const JsonReader& reader) {
+  TokenTime latency;
+  OPTIQ_TRY(latency.seconds_per_token, reader.number("seconds_per_token"));
+  OPTIQ_TRY(latency.limit_seconds, reader.number("limit_seconds"));
+  return latency;
 }
 
 Result<PlannedModule> read_module(const JsonReader& reader) {
@@ -90,6 +101,19 @@ Status check_module(const PlannedModule& module, const Plan& plan, const std::st
   return {};
 }
 
+Status check_token_time(const TokenTime& latency, const std::string& where) {
+  if (!(latency.seconds_per_token > 0 && std::isfinite(latency.limit_seconds))) {
+    return fail(ErrorCode::bad_input, "{}: {} seconds a token of at most {}: expected positive numbers",
+                where, latency.seconds_per_token, latency.limit_seconds);
+  }
+  // The sum of the matrices was limited in picoseconds.
+  if (latency.seconds_per_token > latency.limit_seconds * (1 + 1e-9)) {
+    return fail(ErrorCode::bad_input, "{}: {} seconds a token exceed the limit of {}", where,
+                latency.seconds_per_token, latency.limit_seconds);
+  }
+  return {};
+}
+
 Status check_figures(const Plan& plan, const std::string& where) {
   for (const double value : {plan.predicted_kl, plan.predicted_kl_standard_error, plan.gap, plan.seconds}) {
     if (!std::isfinite(value))
@@ -104,7 +128,7 @@ Status check_figures(const Plan& plan, const std::string& where) {
     return fail(ErrorCode::bad_input, "{}: {} bytes exceed the budget of {}", where, plan.bytes,
                 plan.budget_bytes);
   }
-  return {};
+  return plan.latency ? check_token_time(*plan.latency, where + ": latency") : Status{};
 }
 
 }  // namespace
@@ -147,6 +171,7 @@ Json plan_to_json(const Plan& plan) {
             {"gap", plan.gap},
             {"seconds", plan.seconds}};
   if (plan.memory) json["memory"] = memory_to_json(*plan.memory);
+  if (plan.latency) json["latency"] = token_time_to_json(*plan.latency);
   if (!plan.importance.empty()) json["importance"] = plan.importance;
   Json modules = Json::array();
   for (const PlannedModule& module : plan.modules) modules.push_back(module_to_json(module));
@@ -171,6 +196,10 @@ Result<Plan> plan_from_json(const Json& json, const std::string& where) {
   if (reader.has("memory")) {
     OPTIQ_TRY(const JsonReader memory, reader.object("memory"));
     OPTIQ_TRY(plan.memory, read_memory(memory));
+  }
+  if (reader.has("latency")) {
+    OPTIQ_TRY(const JsonReader latency, reader.object("latency"));
+    OPTIQ_TRY(plan.latency, read_token_time(latency));
   }
   OPTIQ_TRY(plan.importance, reader.string_or("importance", ""));
   OPTIQ_TRY(const Json* modules, reader.array("modules"));

@@ -10,6 +10,7 @@
 namespace optiq::plan {
 namespace {
 
+using allocate::Capacity;
 using allocate::Choice;
 using allocate::Solution;
 
@@ -22,16 +23,49 @@ std::uint64_t tensor_bytes_of(const Menu& menu, const Choice& choice) {
   return bytes;
 }
 
-/// The best choice whose files fit, and the tensor bytes that it was allowed.
+double token_seconds(const LatencyTable& table, std::uint64_t picoseconds) {
+  return table.fixed_seconds + static_cast<double>(picoseconds) * 1e-12;
+}
+
+/// What the limit leaves for the matrices.
+std::uint64_t matrix_picoseconds(const Budget& budget) {
+  if (!budget.latency) return Capacity::kAnyTime;
+  const double seconds = budget.latency->seconds_per_token - budget.latency->table.fixed_seconds;
+  const auto most = static_cast<double>(Capacity::kAnyTime);
+  return static_cast<std::uint64_t>(std::floor(std::clamp(seconds * 1e12, 0.0, most)));
+}
+
+/// Four digits, and never more than `value`, so that who asks for it gets it.
+double rounded_down(double value) {
+  const double unit = std::pow(10, std::floor(std::log10(value)) - 3);
+  return std::floor(value / unit) * unit;
+}
+
+/// A solution for the modules' tensors within a capacity that has room for their smallest formats.
+Result<Solution> solve_within(const Menu& menu, Capacity capacity, const Budget& budget,
+                              const allocate::SolveLimits& limits) {
+  auto solution = allocate::solve(menu.items, capacity, limits);
+  if (solution || !budget.latency || solution.error().code != ErrorCode::impossible_budget) return solution;
+  OPTIQ_TRY(const Solution fastest, allocate::fastest(menu.items, capacity.bytes, limits));
+  const double seconds = token_seconds(budget.latency->table, fastest.picoseconds);
+  return fail(ErrorCode::impossible_budget,
+              "{:.6g} tokens per second ({:.6g} s a token) are too many: within {} bytes ({}) the fastest "
+              "possible makes {:.4g} tokens per second ({:.6g} s a token)",
+              1 / budget.latency->seconds_per_token, budget.latency->seconds_per_token, budget.file_bytes,
+              format_bytes(budget.file_bytes), rounded_down(1 / seconds), seconds);
+}
+
+/// The best choice whose files fit, and what it was allowed.
 struct Fit {
   Solution solution;
-  std::uint64_t capacity = 0;  ///< for the modules' tensors, at the headers of this solution
+  Capacity capacity{0};  ///< for the modules' tensors, at the headers of this solution
 };
 
 /// Solves on the modules' tensors with the rest of the file set aside, then gives what the headers of the
 /// solution really left back to the modules, or takes what they lacked, and solves again.
-Result<Fit> solve_exactly(const profile::Sensitivity& sensitivity, const Menu& menu,
-                          std::uint64_t budget_bytes, const allocate::SolveLimits& limits) {
+Result<Fit> solve_exactly(const profile::Sensitivity& sensitivity, const Menu& menu, const Budget& budget,
+                          const allocate::SolveLimits& limits) {
+  const std::uint64_t budget_bytes = budget.file_bytes;
   const Choice smallest = smallest_choice(menu);
   const std::uint64_t least_bytes = choice_bytes(sensitivity, menu, smallest);
   if (least_bytes > budget_bytes) {
@@ -40,27 +74,31 @@ Result<Fit> solve_exactly(const profile::Sensitivity& sensitivity, const Menu& m
                 budget_bytes, format_bytes(budget_bytes), least_bytes, format_bytes(least_bytes));
   }
   const std::uint64_t least_tensors = tensor_bytes_of(menu, smallest);
-  std::uint64_t capacity = least_tensors + (budget_bytes - least_bytes);
+  Capacity capacity(least_tensors + (budget_bytes - least_bytes), matrix_picoseconds(budget));
   Fit best;
   bool found = false;
-  for (int round = 0; round < kMostRounds && capacity >= least_tensors; ++round) {
-    OPTIQ_TRY(Solution candidate, allocate::solve(menu.items, capacity, limits));
+  for (int round = 0; round < kMostRounds && capacity.bytes >= least_tensors; ++round) {
+    auto solved = solve_within(menu, capacity, budget, limits);
+    if (!solved && found) break;
+    OPTIQ_TRY(Solution candidate, std::move(solved));
     const std::uint64_t bytes = choice_bytes(sensitivity, menu, candidate.choice);
     if (bytes > budget_bytes) {
       const std::uint64_t overrun = bytes - budget_bytes;
       if (candidate.bytes < overrun) break;
-      capacity = candidate.bytes - overrun;
+      capacity.bytes = candidate.bytes - overrun;
       continue;
     }
     const std::uint64_t allowed = candidate.bytes + (budget_bytes - bytes);
-    if (!found || candidate.cost < best.solution.cost) best = {std::move(candidate), allowed};
+    if (!found || candidate.cost < best.solution.cost)
+      best = {std::move(candidate), {allowed, capacity.picoseconds}};
     found = true;
-    if (allowed <= capacity) break;
-    capacity = allowed;
+    if (allowed <= capacity.bytes) break;
+    capacity.bytes = allowed;
   }
   if (!found) {
-    OPTIQ_TRY(best.solution, allocate::solve(menu.items, least_tensors, limits));
-    best.capacity = best.solution.bytes;
+    capacity.bytes = least_tensors;
+    OPTIQ_TRY(best.solution, solve_within(menu, capacity, budget, limits));
+    best.capacity = {best.solution.bytes, capacity.picoseconds};
   }
   return best;
 }
@@ -102,14 +140,33 @@ double gap_of(const Plan& plan, const Solution& solved) {
   return gap > 1e-12 ? gap : 0;
 }
 
+Status check_limit(const LatencyLimit& limit) {
+  if (!(limit.seconds_per_token > 0 && std::isfinite(limit.seconds_per_token))) {
+    return fail(ErrorCode::usage, "{} seconds a token: expected a positive number", limit.seconds_per_token);
+  }
+  return check_latency(limit.table, "latency");
+}
+
+std::optional<TokenTime> token_time(const Menu& menu, const Choice& choice, const Budget& budget) {
+  if (!budget.latency) return std::nullopt;
+  std::uint64_t picoseconds = 0;
+  for (std::size_t m = 0; m < choice.size(); ++m) picoseconds += menu.items[m][choice[m]].picoseconds;
+  return TokenTime{.seconds_per_token = token_seconds(budget.latency->table, picoseconds),
+                   .limit_seconds = budget.latency->seconds_per_token};
+}
+
 }  // namespace
 
 Result<Plan> make_plan(const profile::Sensitivity& sensitivity, const Budget& budget, const Rules& rules,
                        const PlanOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   OPTIQ_CHECK(profile::check_sensitivity(sensitivity, "sensitivity"));
-  OPTIQ_TRY(const Menu menu, make_menu(sensitivity, rules, options.smooth));
-  OPTIQ_TRY(const Fit fit, solve_exactly(sensitivity, menu, budget.file_bytes, options.limits));
+  OPTIQ_TRY(Menu menu, make_menu(sensitivity, rules, options.smooth));
+  if (budget.latency) {
+    OPTIQ_CHECK(check_limit(*budget.latency));
+    OPTIQ_CHECK(add_times(sensitivity, budget.latency->table, menu));
+  }
+  OPTIQ_TRY(const Fit fit, solve_exactly(sensitivity, menu, budget, options.limits));
   Choice choice = fit.solution.choice;
   if (options.interactions) {
     OPTIQ_TRY(choice, refine_where_it_holds(sensitivity, menu, fit, budget.file_bytes));
@@ -119,6 +176,7 @@ Result<Plan> make_plan(const profile::Sensitivity& sensitivity, const Budget& bu
   plan.gap = gap_of(plan, fit.solution);
   plan.memory = budget.memory;
   if (plan.memory) plan.memory->weight_bytes = plan.bytes;
+  plan.latency = token_time(menu, choice, budget);
   plan.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   OPTIQ_CHECK(check_plan(plan, "plan"));
   return plan;

@@ -130,10 +130,14 @@ Status check_tensors(const std::vector<io::TensorSpec>& tensors, const std::stri
   return {};
 }
 
+Status check_shape(std::int64_t out_features, std::int64_t in_features, const std::string& where) {
+  OPTIQ_CHECK(check_range(out_features, 1, kLargestMatrix, "out_features", where));
+  return check_range(in_features, 1, kLargestMatrix / out_features, "in_features", where);
+}
+
 Status check_matrix(const ModelFacts& model, std::int64_t out_features, std::int64_t in_features,
                     std::int64_t layer, const std::string& where) {
-  OPTIQ_CHECK(check_range(out_features, 1, kLargestMatrix, "out_features", where));
-  OPTIQ_CHECK(check_range(in_features, 1, kLargestMatrix / out_features, "in_features", where));
+  OPTIQ_CHECK(check_shape(out_features, in_features, where));
   return check_range(layer, -1, model.layers - 1, "layer", where);
 }
 

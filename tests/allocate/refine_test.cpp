@@ -117,6 +117,15 @@ TEST(Refine, FindsExchangesThatNoSingleChangeReaches) {
   EXPECT_DOUBLE_EQ(result->cost, 4.5);
 }
 
+/// The same exchange, where it would take too long.
+TEST(Refine, KeepsTheLimitOfTime) {
+  const Items items{{{0, 1, 5}, {0, 2, 9}}, {{0, 1, 5}, {0, 2, 8}}};
+  const Projections projections{.samples = 2, .scale = 1, .values = {{{4, 0}, {0, 0}}, {{0, 3}, {0, 0}}}};
+  EXPECT_EQ(refine(items, projections, {3, 13}, {0, 1})->choice, (Choice{0, 1}));
+  EXPECT_EQ(refine(items, projections, {3, 14}, {0, 1})->choice, (Choice{1, 0}));
+  EXPECT_EQ(refine(items, projections, {3, 12}, {0, 1}).error().code, ErrorCode::bad_input);
+}
+
 TEST(Refine, RefusesWhatDoesNotFitTogether) {
   Random random(3);
   const Instance good = random_instance(random, 3, 2, 4);

@@ -6,7 +6,7 @@ import subprocess
 import unittest
 
 from cli_support import (BAD_INPUT, BINARY, CALIBRATION, IMPOSSIBLE_BUDGET, OUT_OF_RESOURCES, USAGE, CliTest,
-                         read_safetensors, write_safetensors)
+                         read_safetensors, write_latency, write_safetensors)
 
 SOME_TENSOR = "model.layers.1.mlp.up_proj.weight"
 
@@ -54,6 +54,16 @@ class Usage(CliTest):
                 ("nonsense", ("--bpw", "5", "--pin", "nonsense")), ("7x64", ("--bpw", "5", "--pin", "*=7x64"))):
             with self.subTest(budget=budget):
                 self.refuse(USAGE, mentions, "plan", profile, *budget)
+        for mentions, limit in (
+                ("--latency", ("--tokens-per-second", "9")),
+                ("--tokens-per-second", ("--latency", "latency.json")),
+                ("positive", ("--tokens-per-second", "0", "--latency", "latency.json")),
+                ("positive", ("--tokens-per-second=-3", "--latency", "latency.json")),
+                ("fast", ("--tokens-per-second", "fast", "--latency", "latency.json"))):
+            with self.subTest(limit=limit):
+                self.refuse(USAGE, mentions, "plan", profile, "--bpw", "6", *limit)
+                self.refuse(USAGE, mentions, "quantize", self.model, "out", "--bpw", "6", "--sensitivity", profile,
+                            *limit)
         self.refuse(USAGE, "7x64", "uniform", profile, "7x64")
         self.refuse(USAGE, "4x128", "uniform", profile, "4x128")
 
@@ -88,6 +98,15 @@ class ImpossibleBudget(CliTest):
         self.assertEqual(memory["total_bytes"], smallest)
         (self.folder / "plan.json").unlink()
         self.refuse(IMPOSSIBLE_BUDGET, str(smallest), "plan", profile, "--memory", smallest - 1, "--context", "64")
+
+    def test_time_of_a_token(self):
+        profile = self.profile()
+        latency = write_latency(self.folder / "latency.json", profile)
+        limit = ("plan", profile, "--bpw", "6", "--latency", latency, "--tokens-per-second")
+        message = self.refuse(IMPOSSIBLE_BUDGET, "fastest possible", *limit, "1e9")
+        most = message.split("makes ")[1].split(" tokens")[0]
+        found = self.succeed(*limit, most)
+        self.assertGreaterEqual(found["latency"]["tokens_per_second"], float(most) * (1 - 1e-9))
 
     def test_quantize(self):
         done = self.run_optiq("quantize", self.model, "out", "--size", "1kB", "--calibration", self.text, *CALIBRATION)
@@ -200,6 +219,21 @@ class BadFiles(CliTest):
             with self.subTest(content=content[:30]):
                 (self.folder / "bad.json").write_text(content)
                 self.refuse(BAD_INPUT, [], "encode", self.model, "bad.json", "out")
+
+    def test_latency(self):
+        profile = self.profile()
+        good = json.loads(write_latency(self.folder / "good.json", profile).read_text())
+        lacking = [entry for entry in good["entries"] if entry["bits"] != 3]
+        limit = ("plan", profile, "--bpw", "6", "--tokens-per-second", "9", "--latency")
+        for content in ("", "{", "[]", "{}", json.dumps(good | {"entries": []}), json.dumps(good | {"fixed_seconds": -1}),
+                        json.dumps(good | {"entries": good["entries"] * 2})):
+            with self.subTest(content=content[:30]):
+                (self.folder / "bad.json").write_text(content)
+                self.refuse(BAD_INPUT, "bad.json", *limit, "bad.json")
+        (self.folder / "lacking.json").write_text(json.dumps(good | {"entries": lacking}))
+        self.refuse(BAD_INPUT, "3x32 was not measured", *limit, "lacking.json")
+        self.succeed(*limit, "lacking.json", "--bits", "2,4,5,6,8")
+        self.refuse(BAD_INPUT, "nowhere.json", *limit, "nowhere.json")
 
     def test_a_changed_checkpoint_is_no_longer_proven(self):
         self.succeed("plan", self.profile(), "--bpw", "6")

@@ -3,7 +3,8 @@ import json
 import subprocess
 import unittest
 
-from cli_support import BINARY, CALIBRATION, CliTest, GOLDENS, weight_file_bytes, write_model
+from cli_support import (BINARY, CALIBRATION, CliTest, GOLDENS, weight_file_bytes, write_latency,
+                         write_model)
 
 PLAN_FIELDS = {"bytes": int, "bits_per_weight": float, "predicted_kl": float, "gap": float, "seconds": float,
                "modules": list}
@@ -71,6 +72,23 @@ class ProfileAndPlan(CliTest):
         self.assertGreater(plan["frontier"][0]["predicted_kl"], plan["frontier"][-1]["predicted_kl"])
         self.assertIn("4x64", [point["format"] for point in plan["uniform"]])
         self.assertIn("<svg", (self.folder / "frontier.svg").read_text())
+
+    def test_a_plan_that_is_fast_enough(self):
+        profile = self.profile()
+        latency = write_latency(self.folder / "latency.json", profile)
+        free = self.succeed("plan", profile, "--bpw", "6", "--tokens-per-second", "1", "--latency", latency)
+        speed = 1.05 * free["latency"]["tokens_per_second"]
+        arguments = ("plan", profile, "--bpw", "6", "--tokens-per-second", speed, "--latency", latency)
+        plan = self.succeed(*arguments)
+        self.assert_fields(plan["latency"], {"seconds_per_token": float, "limit_seconds": float,
+                                             "tokens_per_second": float})
+        self.assertGreaterEqual(plan["latency"]["tokens_per_second"], speed * (1 - 1e-9))
+        self.assertGreaterEqual(sum(module["cost"] for module in plan["modules"]),
+                                sum(module["cost"] for module in free["modules"]))
+        self.assertLessEqual(plan["bits_per_weight"], 6)
+        stored = json.loads((self.folder / "plan.json").read_text())["latency"]
+        self.assertEqual(stored["seconds_per_token"], plan["latency"]["seconds_per_token"])
+        self.assertRegex(self.run_optiq(*arguments).stdout, r"[0-9] tokens per second predicted")
 
     def test_uniform_plan(self):
         plan = self.succeed("uniform", self.profile(), "4x32", "-o", "u.json")
@@ -184,6 +202,12 @@ class Quantize(CliTest):
         self.assertLessEqual(second["bytes"], 32000)
         self.assertGreater(first["bytes"], 32000)
         self.assertEqual(weight_file_bytes(self.folder / "out"), second["bytes"])
+
+    def test_fast_enough(self):
+        latency = write_latency(self.folder / "latency.json", self.profile(out="s.json"))
+        found = self.quantize("--bpw", "6", "--sensitivity", "s.json", "--latency", latency, "--tokens-per-second", "9")
+        self.assertGreater(found["latency"]["tokens_per_second"], 9)
+        self.assertEqual(self.succeed("verify", "out")["bytes"], found["bytes"])
 
     def test_another_family(self):
         self.model = write_model(self.folder / "qwen", "qwen3")

@@ -81,6 +81,7 @@ TEST(PlanFile, ReadsBackExactly) {
   Plan plan = random_plan(random);
   plan.memory =
       MemoryUse{.context_tokens = 9, .weight_bytes = plan.bytes, .cache_bytes = 3, .scratch_bytes = 4};
+  plan.latency = TokenTime{.seconds_per_token = 1.0 / 3, .limit_seconds = 0.5};
   const auto path = folder.path() / "plan.json";
   ASSERT_TRUE(write_plan(path, plan));
   const auto read = read_plan(path);
@@ -89,6 +90,7 @@ TEST(PlanFile, ReadsBackExactly) {
   EXPECT_EQ(read->predicted_kl, plan.predicted_kl);
   EXPECT_EQ(read->modules[1].cost, plan.modules[1].cost);
   EXPECT_EQ(read->memory->total(), plan.bytes + 7);
+  EXPECT_EQ(read->latency->seconds_per_token, 1.0 / 3);
 }
 
 TEST(PlanFile, NamesWhatIsWrong) {
@@ -122,6 +124,18 @@ TEST(PlanFile, NamesWhatIsWrong) {
       {"memory: \"scratch_bytes\"",
        [](Json& j) {
          j["memory"] = {{"context_tokens", 1}, {"weight_bytes", 1}, {"cache_bytes", 1}};
+       }},
+      {"latency: \"limit_seconds\"",
+       [](Json& j) {
+         j["latency"] = {{"seconds_per_token", 1}};
+       }},
+      {"latency: 0 seconds a token",
+       [](Json& j) {
+         j["latency"] = {{"seconds_per_token", 0}, {"limit_seconds", 1}};
+       }},
+      {"latency: 2 seconds a token exceed the limit of 1",
+       [](Json& j) {
+         j["latency"] = {{"seconds_per_token", 2}, {"limit_seconds", 1}};
        }},
   };
   for (const Fault& fault : faults) {

@@ -22,10 +22,12 @@ inline allocate::Items random_items(Random& random, std::size_t count, std::size
   return items;
 }
 
-/// Items as modules of a model have them: bytes of `options` formats of matrices of a few shapes, costs that
-/// fall fourfold a bit with sensitivities over three orders of magnitude and noise on each.
+/// Items as modules of a model have them: bytes of `options` formats of matrices of a few shapes, times that
+/// depend on shape and format but not on bytes alone (odd widths unpack slowly), costs that fall fourfold a
+/// bit with sensitivities over three orders of magnitude and noise on each.
 inline allocate::Items realistic_items(Random& random, std::size_t count, std::size_t options) {
   constexpr double kBits[] = {2, 3, 4, 5, 6, 8};
+  constexpr double kPicosecondsAByte[] = {60, 65, 35, 50, 45, 32};
   constexpr std::uint64_t kElements[] = {576 * 192, 576 * 576, 576 * 1536, 2048 * 8192};
   allocate::Items items(count);
   for (auto& item : items) {
@@ -38,7 +40,8 @@ inline allocate::Items realistic_items(Random& random, std::size_t count, std::s
       const auto bytes = static_cast<double>(elements) * (bits / 8 + 4 / group);
       const double noise = std::exp(0.1 * random.normal());
       item.push_back({sensitivity * std::pow(4.0, -bits) * std::pow(group / 32, 0.3) * noise,
-                      static_cast<std::uint64_t>(bytes)});
+                      static_cast<std::uint64_t>(bytes),
+                      2'000'000 + static_cast<std::uint64_t>(bytes * kPicosecondsAByte[i % 6])});
     }
   }
   return items;

@@ -37,6 +37,14 @@ struct MemoryUse {
   [[nodiscard]] std::uint64_t total() const { return weight_bytes + cache_bytes + scratch_bytes; }
 };
 
+/// How fast the model will decode, where that was limited.
+struct TokenTime {
+  double seconds_per_token = 0;  ///< predicted from a latency table; > 0
+  double limit_seconds = 0;      ///< that was asked for
+
+  [[nodiscard]] double tokens_per_second() const { return 1 / seconds_per_token; }
+};
+
 struct Plan {
   profile::ModelFacts model;
   std::uint64_t budget_bytes = 0;  ///< limit on `bytes` that was asked for; 0 where there was none
@@ -47,6 +55,7 @@ struct Plan {
   double gap = 0;                      ///< proven relative distance to the least Σ cost within the budget
   double seconds = 0;                  ///< spent planning
   std::optional<MemoryUse> memory;     ///< where the budget was one of memory
+  std::optional<TokenTime> latency;    ///< where the time of a token was limited
   std::vector<PlannedModule> modules;  ///< in the model's order
   std::vector<io::TensorSpec> fixed;   ///< copied as they are
   /// File of the activation statistics that the encoders weigh errors with (profile/importance.h), relative
@@ -62,7 +71,8 @@ std::vector<io::TensorSpec> checkpoint_tensors(const Plan& plan);
 std::uint64_t exact_bytes(const Plan& plan);
 
 /// The rules beyond types: those of check_sensitivity, bytes of each module and of the whole as they follow
-/// from the formats, bytes ≤ budget where there is one. bad_input naming `where` and the module.
+/// from the formats, bytes ≤ budget and seconds ≤ limit where there is one. bad_input naming `where` and the
+/// module.
 Status check_plan(const Plan& plan, const std::string& where);
 
 /// Reads and checks.

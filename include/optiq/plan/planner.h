@@ -7,15 +7,24 @@
 #include <vector>
 
 #include "optiq/allocate/knapsack.h"
+#include "optiq/plan/latency.h"
 #include "optiq/plan/plan.h"
 #include "optiq/profile/sensitivity.h"
 
 namespace optiq::plan {
 
-/// A limit on the bytes of all safetensors files, headers included.
+/// A limit on the time of one decoded token: the table's fixed_seconds and those of every matrix that a token
+/// passes. Embeddings count where they are the head too; to look up a row costs nothing.
+struct LatencyLimit {
+  LatencyTable table;
+  double seconds_per_token = 0;
+};
+
+/// A limit on the bytes of all safetensors files, headers included, and one on time where that is set.
 struct Budget {
   std::uint64_t file_bytes = 0;
-  std::optional<MemoryUse> memory;  ///< set by memory_budget; weight_bytes is then the plan's to fill in
+  std::optional<MemoryUse> memory = {};  ///< set by memory_budget; weight_bytes is then the plan's to fill in
+  std::optional<LatencyLimit> latency = {};
 };
 
 inline constexpr std::int64_t kDefaultContextTokens = 4096;
@@ -65,8 +74,10 @@ struct PlanOptions {
 /// The best plan within the budget. Σ cost is minimal among the assignments whose files fit, up to the few
 /// header bytes that depend on the assignment; the files are never larger than the budget.
 /// predicted_kl: fisher: scale · mean_s (Σ projections)² with its standard error over samples; else Σ cost
-/// and the root of Σ standard_error². Errors: impossible_budget says the smallest possible size; usage for
-/// rules that leave a module without format or pins that match nothing.
+/// and the root of Σ standard_error². Errors: impossible_budget says the smallest possible size, or the most
+/// tokens a second that this size allows; usage for rules that leave a module without format, pins that match
+/// nothing, or a limit of time that is no positive number; bad_input for a format that the latency table
+/// lacks.
 Result<Plan> make_plan(const profile::Sensitivity& sensitivity, const Budget& budget, const Rules& rules = {},
                        const PlanOptions& options = {});
 

@@ -39,7 +39,9 @@ Result<std::vector<io::TensorSpec>> tensors_from_json(const JsonReader& reader, 
 Status check_model(const ModelFacts& model, const std::string& where);
 /// Names unique and not empty, bytes that fit.
 Status check_tensors(const std::vector<io::TensorSpec>& tensors, const std::string& where);
-/// Sizes positive with a product below 2^48, layer in [-1, layers).
+/// Sizes positive with a product of at most 2^48.
+Status check_shape(std::int64_t out_features, std::int64_t in_features, const std::string& where);
+/// check_shape, and layer in [-1, layers).
 Status check_matrix(const ModelFacts& model, std::int64_t out_features, std::int64_t in_features,
                     std::int64_t layer, const std::string& where);
 
