@@ -2,6 +2,7 @@
 #include "optiq/base/threads.h"
 #include "optiq/base/units.h"
 #include "optiq/benchmark/decoding.h"
+#include "optiq/benchmark/latency.h"
 #include "optiq/kernels/ops.h"
 #include "verbs.h"
 
@@ -38,11 +39,37 @@ void print_report(const Console& console, const DecodingReport& report) {
                             format_bytes(report.file_bytes)));
 }
 
+Status bench_kernels(Console& console, const std::string& model, const std::string& out,
+                     const benchmark::LatencyOptions& options) {
+  OPTIQ_TRY(const auto table, benchmark::measure_latency(model, options, console.progress()));
+  console.end_progress();
+  OPTIQ_CHECK(plan::write_latency(out, table));
+  console.print(fmt::format("{}: {} shapes and formats; {:.3f} ms of a token are spent beside the matrices\n",
+                            out, table.entries.size(), table.fixed_seconds * 1e3));
+  Json json = plan::latency_to_json(table);
+  json["out"] = out;
+  console.print_json(json);
+  return {};
+}
+
+Status bench_decoding(Console& console, const std::string& model, const benchmark::DecodingOptions& options) {
+  OPTIQ_TRY(const auto report, benchmark::measure_decoding(model, options, console.progress()));
+  console.end_progress();
+  print_report(console, report);
+  Json json = benchmark::decoding_to_json(report);
+  json["model"] = model;
+  json["cpu"] = benchmark::cpu_name();
+  json["isa"] = kernels::cpu_isa();
+  json["threads"] = thread_count();
+  console.print_json(json);
+  return {};
+}
+
 }  // namespace
 
 void add_bench(VerbTable& verbs) {
   struct Arguments {
-    std::string model;
+    std::string model, kernels;
     benchmark::DecodingOptions options;
   };
   auto args = std::make_shared<Arguments>();
@@ -58,18 +85,13 @@ void add_bench(VerbTable& verbs) {
   verb->add_option("--decode-tokens", args->options.decoded_tokens, "Tokens decoded in each repeat")
       ->capture_default_str();
   verb->add_option("--repeats", args->options.repeats, "Repeats of each figure")->capture_default_str();
+  verb->add_option(
+      "--kernels", args->kernels,
+      "Measure single matrices instead, of this model's shapes, into this latency.json for plan");
   add_engine_options(verb, args->options.engine);
   verbs.on_chosen(verb, [args](Console& console) -> Status {
-    OPTIQ_TRY(const auto report, benchmark::measure_decoding(args->model, args->options, console.progress()));
-    console.end_progress();
-    print_report(console, report);
-    Json json = benchmark::decoding_to_json(report);
-    json["model"] = args->model;
-    json["cpu"] = benchmark::cpu_name();
-    json["isa"] = kernels::cpu_isa();
-    json["threads"] = thread_count();
-    console.print_json(json);
-    return {};
+    if (args->kernels.empty()) return bench_decoding(console, args->model, args->options);
+    return bench_kernels(console, args->model, args->kernels, {.engine = args->options.engine});
   });
 }
 

@@ -1,0 +1,154 @@
+#include "optiq/benchmark/latency.h"
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include "optiq/base/random.h"
+#include "optiq/base/threads.h"
+#include "optiq/benchmark/machine.h"
+#include "optiq/kernels/cpu.h"
+#include "optiq/kernels/ops.h"
+#include "optiq/profile/profile.h"
+
+namespace optiq::benchmark {
+namespace {
+
+namespace cpu = kernels::cpu;
+
+constexpr std::size_t kPoolBytes = std::size_t{256} << 20;
+/// Tokens that measure what a token costs beside its matrices.
+constexpr int kTokens = 24;
+
+struct Shape {
+  std::int64_t out = 0, in = 0;
+  auto operator<=>(const Shape&) const = default;
+};
+
+std::set<Shape> shapes_of(const model::Model& model) {
+  std::set<Shape> shapes;
+  for (const model::ModuleShape& module : model.modules())
+    shapes.insert({module.out_features, module.in_features});
+  return shapes;
+}
+
+cpu::Storage storage_of(DType dtype) {
+  if (dtype == DType::f32) return cpu::Storage::f32;
+  return dtype == DType::f16 ? cpu::Storage::f16 : cpu::Storage::bf16;
+}
+
+/// The dtype that dense weights, scales and biases have in the model.
+DType model_dtype(const model::Model& model) {
+  const auto* norm = model.checkpoint().find("model.norm.weight");
+  return norm == nullptr ? DType::bf16 : norm->dtype;
+}
+
+/// Random weights to walk through.
+class Pool {
+ public:
+  Pool() : bytes_(kPoolBytes) {
+    Random random(1);
+    // Small numbers in every dtype, and all levels of every width.
+    for (std::size_t i = 0; i + 8 <= bytes_.size(); i += 8) {
+      const std::uint64_t word = random.next() & 0x3bff3bff3bff3bffull;
+      std::memcpy(&bytes_[i], &word, sizeof word);
+    }
+  }
+
+  /// The next matrix of this shape and format.
+  cpu::Matrix next(const Shape& shape, quant::Format format, cpu::Storage storage) {
+    cpu::Matrix matrix{.storage = storage,
+                       .out = static_cast<std::size_t>(shape.out),
+                       .in = static_cast<std::size_t>(shape.in),
+                       .bits = format.bits,
+                       .group_size = format.group_size};
+    const std::size_t need = (matrix.bytes() + 127) / 64 * 64;
+    if (need > bytes_.size()) bytes_.resize(need);
+    if (at_ + need > bytes_.size()) at_ = 0;
+    const std::byte* data = bytes_.data() + at_;
+    at_ += need;
+    matrix.data = data;
+    if (matrix.is_quantized()) {
+      const std::size_t words = matrix.out * matrix.in / 8 * static_cast<std::size_t>(matrix.bits);
+      const std::size_t values = (matrix.bytes() - words) / 2;
+      matrix.scales = data + words;
+      matrix.biases = data + words + values;
+    }
+    return matrix;
+  }
+
+ private:
+  std::vector<std::byte> bytes_;
+  std::size_t at_ = 0;
+};
+
+plan::MatrixLatency measure_matrix(const Shape& shape, quant::Format format, DType dtype, Pool& pool,
+                                   const LatencyOptions& options) {
+  cpu::Multiplier multiplier(options.engine.compute);
+  const std::vector<float> x(static_cast<std::size_t>(shape.in), 1.0f);
+  std::vector<float> y(static_cast<std::size_t>(shape.out));
+  std::vector<double> seconds;
+  for (int i = -2; i < options.repeats; ++i) {
+    const cpu::Matrix matrix = pool.next(shape, format, storage_of(dtype));
+    const cpu::Use use{.matrix = &matrix, .y = y.data(), .stride = y.size()};
+    const double took = seconds_of([&] { multiplier.run(x.data(), 1, x.size(), {&use, 1}); });
+    if (i >= 0) seconds.push_back(took);
+  }
+  const Spread spread = spread_of(std::move(seconds));
+  return {shape.out, shape.in, format, spread.median, spread.most - spread.least};
+}
+
+/// Median seconds of a token of the model.
+Result<double> token_seconds(const model::Model& model, const engine::Options& options) {
+  engine::Engine engine(model, options);
+  std::vector<double> seconds;
+  for (std::int32_t id = 0; id < kTokens; ++id) {
+    Status status;
+    seconds.push_back(seconds_of([&] {
+      if (auto fed = engine.feed({&id, 1}); !fed) status = tl::unexpected(fed.error());
+    }));
+    OPTIQ_CHECK(status);
+  }
+  return spread_of(std::move(seconds)).median;
+}
+
+/// Of the model as it is stored, by the table.
+Result<double> matrix_seconds(const model::Model& model, const plan::LatencyTable& table) {
+  double sum = 0;
+  const bool tied = model.config().tied_embeddings;
+  for (const model::ModuleShape& module : model.modules()) {
+    if (module.name == "model.embed_tokens" && !tied) continue;
+    OPTIQ_TRY(const double seconds,
+              table.seconds(module.out_features, module.in_features, model.format(module.name)));
+    sum += seconds;
+  }
+  return sum;
+}
+
+}  // namespace
+
+Result<plan::LatencyTable> measure_latency(const std::filesystem::path& folder, const LatencyOptions& options,
+                                           const Progress& progress) {
+  OPTIQ_TRY(const auto model, model::Model::open(folder));
+  const std::set<Shape> shapes = shapes_of(model);
+  const DType dtype = model_dtype(model);
+  std::vector<quant::Format> formats = profile::all_formats();
+  formats.push_back({.bits = 16, .group_size = 0});
+  plan::LatencyTable table{
+      {cpu_name(), std::string(kernels::cpu_isa()), static_cast<std::int64_t>(thread_count())}, 0, {}};
+  Pool pool;
+  double done = 0;
+  for (const Shape& shape : shapes) {
+    report_progress(progress, "measuring matrices", done++, static_cast<double>(shapes.size()));
+    for (const quant::Format format : formats) {
+      if (!format.is_dense() && shape.in % format.group_size != 0) continue;
+      table.entries.push_back(measure_matrix(shape, format, dtype, pool, options));
+    }
+  }
+  OPTIQ_TRY(const double token, token_seconds(model, options.engine));
+  OPTIQ_TRY(const double matrices, matrix_seconds(model, table));
+  table.fixed_seconds = std::max(0.0, token - matrices);
+  return table;
+}
+
+}  // namespace optiq::benchmark
