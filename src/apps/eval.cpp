@@ -44,7 +44,7 @@ std::string quality_text(const evaluate::Quality& quality) {
 
 void add_eval(VerbTable& verbs) {
   struct Arguments {
-    std::string model, reference, text, compute = "f32";
+    std::string model, reference, text;
     evaluate::Options options;
   };
   auto args = std::make_shared<Arguments>();
@@ -55,11 +55,12 @@ void add_eval(VerbTable& verbs) {
   verb->add_option("--context", args->options.context, "Tokens of a window")->capture_default_str();
   verb->add_option("--windows", args->options.max_windows, "Only the first so many windows (0: all)")
       ->check(CLI::NonNegativeNumber);
-  verb->add_option("--compute", args->compute, "Dense matrix products")
-      ->check(CLI::IsMember({"f32", "bf16"}))
-      ->capture_default_str();
+  const std::map<std::string, kernels::Compute> modes{
+      {"f32", kernels::Compute::f32}, {"bf16", kernels::Compute::bf16}, {"int8", kernels::Compute::int8}};
+  verb->add_option("--compute", args->options.compute, "Matrix products; int8: as run computes on a CPU")
+      ->transform(CLI::CheckedTransformer(modes))
+      ->default_str("f32");
   verbs.on_chosen(verb, [args](Console& console) -> Status {
-    args->options.compute = args->compute == "f32" ? kernels::Compute::f32 : kernels::Compute::bf16;
     OPTIQ_TRY(const auto model, model::Model::open(args->model));
     OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(args->model));
     std::optional<model::Model> reference;

@@ -34,6 +34,11 @@ mx::array logits_of(const model::Model& model, const mx::array& hidden, int firs
   return mx::reshape(logits, {last - first, -1});
 }
 
+/// What a model is compared with is never rounded to int8.
+kernels::Compute reference_compute(kernels::Compute compute) {
+  return compute == kernels::Compute::int8 ? kernels::Compute::f32 : compute;
+}
+
 template <class T>
 void append(std::vector<double>& values, const mx::array& array) {
   const T* data = array.data<T>();
@@ -51,7 +56,7 @@ Status score_positions(const model::Model& model, const model::Model* reference,
     append<float>(scores.log_probabilities, likelihoods);
     return {};
   }
-  const mx::array expected = logits_of(*reference, reference_hidden, first, last, compute);
+  const mx::array expected = logits_of(*reference, reference_hidden, first, last, reference_compute(compute));
   const mx::array kl = kernels::kl_divergence(expected, logits);
   const mx::array same = mx::astype(mx::equal(mx::argmax(expected, 1), mx::argmax(logits, 1)), mx::float32);
   OPTIQ_CHECK(model::evaluate({likelihoods, kl, same}));
@@ -66,7 +71,8 @@ Result<Scores> score_window(const model::Model& model, const model::Model* refer
   const int positions = static_cast<int>(window.size()) - 1;
   const mx::array tokens(window.data(), {1, positions}, mx::int32);
   const mx::array hidden = hidden_of(model, tokens, compute);
-  const mx::array reference_hidden = reference != nullptr ? hidden_of(*reference, tokens, compute) : hidden;
+  const mx::array reference_hidden =
+      reference != nullptr ? hidden_of(*reference, tokens, reference_compute(compute)) : hidden;
   OPTIQ_CHECK(model::evaluate({hidden, reference_hidden}));
   Scores scores;
   for (int first = 0; first < positions; first += kPositionsAtOnce) {

@@ -141,6 +141,15 @@ class EncodeAndMeasure(CliTest):
         self.assertLess(abs(found["kl_mean"]), 1e-7)
         self.assertEqual(found["top1_agreement"], 1)
 
+    def test_rounding_activations_costs_little(self):
+        text = ("--text", self.text, "--context", "32", "--windows", "2")
+        against_itself = self.succeed("eval", self.out, "--reference", self.out, *text, "--compute", "int8")
+        self.assertTrue(0 < against_itself["kl_mean"] < 0.05, against_itself["kl_mean"])
+        exact = self.succeed("eval", self.out, "--reference", self.model, *text)["kl_mean"]
+        rounded = self.succeed("eval", self.out, "--reference", self.model, *text, "--compute", "int8")["kl_mean"]
+        self.assertNotEqual(exact, rounded)
+        self.assertLess(abs(rounded - exact), 0.5 * exact)
+
     def test_eval_without_a_reference(self):
         found = self.succeed("eval", self.out, "--text", self.text, "--context", "32", "--windows", "2")
         self.assertEqual((found["windows"], found["tokens"]), (2, 62))
@@ -155,6 +164,34 @@ class EncodeAndMeasure(CliTest):
         self.assertEqual((found["prompt_tokens"], len(found["tokens"])), (5, found["generated_tokens"]))
         self.assertEqual(self.succeed(*arguments)["tokens"], found["tokens"], "temperature 0 is deterministic")
         self.assertEqual(self.run_optiq(*arguments).stdout, found["text"] + "\n")
+
+    def test_run_as_exactly_as_it_can(self):
+        for options in (("--precise",), ("--kv", "int8"), ("--precise", "--kv", "f32")):
+            with self.subTest(options=options):
+                found = self.succeed("run", self.out, "hello", "--max-tokens", "3", *options)
+                self.assertLessEqual(found["generated_tokens"], 3)
+
+    def test_bench(self):
+        found = self.succeed("bench", self.out, "--prompts", "8,16", "--depths", "0,4", "--decode-tokens", "2",
+                             "--repeats", "2")
+        self.assertEqual([speed["tokens"] for speed in found["prefill"]], [8, 16])
+        self.assertEqual([speed["depth"] for speed in found["decode"]], [0, 4])
+        for speed in found["prefill"] + found["decode"] + [found["read_bandwidth"] | found["f32_peak"]]:
+            spread = speed.get("tokens_per_second") or speed["bytes_per_second"]
+            self.assertTrue(0 < spread["min"] <= spread["median"] <= spread["max"])
+        self.assertTrue(0 < found["load_seconds"]["median"] < found["first_token_seconds"]["median"])
+        self.assertEqual(found["file_bytes"], weight_file_bytes(self.out))
+        self.assertGreater(found["decode"][1]["bytes_per_token"], found["decode"][0]["bytes_per_token"])
+        self.assertGreater(found["peak_bytes"], 0)
+
+    def test_bench_kernels_gives_the_planner_its_table(self):
+        table = self.succeed("bench", self.model, "--kernels", "latency.json")
+        shapes = {(entry["out_features"], entry["in_features"]) for entry in table["entries"]}
+        modules = self.succeed("info", self.model)["modules"]
+        self.assertEqual(shapes, {(module["out_features"], module["in_features"]) for module in modules})
+        plan = self.succeed("plan", self.profile(), "--bpw", "6", "--latency", "latency.json", "--tokens-per-second",
+                            "0.001")
+        self.assertGreater(plan["latency"]["tokens_per_second"], 0)
 
     def test_chat_reads_standard_input(self):
         done = subprocess.run([BINARY, "chat", self.out, "--max-tokens", "4", "--json", "--quiet"],

@@ -14,6 +14,7 @@ namespace optiq::evaluate {
 struct Options {
   std::int64_t context = 2048;   ///< tokens of a window; windows do not overlap
   std::int64_t max_windows = 0;  ///< 0: the whole text; otherwise the first so many
+  /// Of the model; int8 measures what rounding activations costs: the reference is then computed in f32.
   kernels::Compute compute = kernels::Compute::f32;
 };
 
