@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
@@ -11,8 +12,9 @@
 namespace optiq {
 namespace {
 
-/// How often a thread looks for news before it sleeps: some tens of microseconds.
-constexpr int kLooks = 2000;
+/// How long a thread watches for news before it sleeps or lets others run: waking a sleeper takes some tens
+/// of microseconds, and between the operations of a decoding step lie only a few.
+constexpr std::chrono::microseconds kWatch{150};
 
 void pause_briefly() {
 #if defined(__x86_64__)
@@ -22,6 +24,19 @@ void pause_briefly() {
 #endif
 }
 
+/// Looks until `news` or the time is over; whether there was news.
+template <class News>
+bool watch(News news) {
+  const auto end = std::chrono::steady_clock::now() + kWatch;
+  do {
+    for (int looks = 0; looks < 64; ++looks) {
+      if (news()) return true;
+      pause_briefly();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
+
 thread_local bool inside_parallel_for = false;
 
 /// One job at a time. A worker enters a job in two steps that the caller's closing mirrors: it counts itself
@@ -29,8 +44,8 @@ thread_local bool inside_parallel_for = false;
 /// counted in. Both orders are sequentially consistent, so one of the two always sees the other.
 class Pool {
  public:
-  explicit Pool(std::size_t threads) {
-    for (std::size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { serve(); });
+  explicit Pool(std::size_t threads) : shares_(threads) {
+    for (std::size_t i = 1; i < threads; ++i) workers_.emplace_back([this, i] { serve(i); });
   }
 
   ~Pool() {
@@ -50,9 +65,8 @@ class Pool {
   void run(std::size_t count, std::size_t grain, RangeBody body) {
     const std::lock_guard one_job_at_a_time(callers_);
     body_ = body;
-    count_ = count;
     grain_ = grain;
-    next_ = 0;
+    deal(count);
     ++generation_;
     open_ = true;
     if (sleepers_ > 0) {
@@ -60,32 +74,46 @@ class Pool {
       wake_.notify_all();
     }
     inside_parallel_for = true;
-    work();
+    work(0);
     inside_parallel_for = false;
     open_ = false;
-    for (int looks = 0; inside_ > 0; ++looks) {
-      if (looks < kLooks) {
-        pause_briefly();
-      } else {
-        std::this_thread::yield();
+    while (!watch([this] { return inside_ == 0; })) std::this_thread::yield();
+  }
+
+ private:
+  /// A thread's part of the job, on a cache line of its own. Each thread walks through its own part, so that
+  /// what it reads is contiguous, then helps with the others'.
+  struct alignas(64) Share {
+    std::atomic<std::size_t> next = 0;
+    std::size_t end = 0;
+  };
+
+  /// Whole grains, as even as they can be.
+  void deal(std::size_t count) {
+    const std::size_t grains = (count + grain_ - 1) / grain_;
+    for (std::size_t i = 0; i < shares_.size(); ++i) {
+      shares_[i].next = std::min(count, grains * i / shares_.size() * grain_);
+      shares_[i].end = std::min(count, grains * (i + 1) / shares_.size() * grain_);
+    }
+  }
+
+  void work(std::size_t thread) {
+    for (std::size_t i = 0; i < shares_.size(); ++i) {
+      Share& share = shares_[(thread + i) % shares_.size()];
+      for (std::size_t begin = share.next.fetch_add(grain_); begin < share.end;
+           begin = share.next.fetch_add(grain_)) {
+        body_.call(body_.function, begin, std::min(begin + grain_, share.end));
       }
     }
   }
 
- private:
-  void work() {
-    for (std::size_t begin = next_.fetch_add(grain_); begin < count_; begin = next_.fetch_add(grain_)) {
-      body_.call(body_.function, begin, std::min(begin + grain_, count_));
-    }
-  }
-
-  void serve() {
+  void serve(std::size_t thread) {
     inside_parallel_for = true;
     for (std::size_t seen = 0; wait_for_job(seen);) {
       ++inside_;
       if (open_) {
         seen = generation_;
-        work();
+        work(thread);
       }
       --inside_;
     }
@@ -95,10 +123,7 @@ class Pool {
 
   /// Until there is a job after `seen`; false where the pool stops.
   bool wait_for_job(std::size_t seen) {
-    for (int looks = 0; looks < kLooks; ++looks) {
-      if (has_job(seen)) return true;
-      pause_briefly();
-    }
+    if (watch([&] { return has_job(seen); })) return true;
     std::unique_lock lock(mutex_);
     ++sleepers_;
     wake_.wait(lock, [&] { return stopping_ || has_job(seen); });
@@ -109,8 +134,9 @@ class Pool {
   std::mutex callers_;
   // The job: written while it is closed and nobody is inside.
   RangeBody body_{};
-  std::size_t count_ = 0, grain_ = 1;
-  std::atomic<std::size_t> next_ = 0, generation_ = 0;
+  std::size_t grain_ = 1;
+  std::vector<Share> shares_;
+  std::atomic<std::size_t> generation_ = 0;
   std::atomic<bool> open_ = false;
   std::atomic<int> inside_ = 0;
 

@@ -21,10 +21,21 @@ int order_of(int bits) {
   return bits <= 4 ? bits : 8;
 }
 
-/// y (=|+=) value + bias.
-void put(const Use& use, std::size_t row, std::size_t column, float value) {
-  float& y = use.y[row * use.stride + column];
-  y = (use.accumulate ? y : 0.0f) + value + (use.bias == nullptr ? 0.0f : use.bias[column]);
+/// y[rows, o] (=|+=) sums[rows, o] + bias.
+void put(const Use& use, std::size_t row, std::size_t rows, Range o, const float* sums, std::size_t stride) {
+  for (std::size_t r = 0; r < rows; ++r) {
+    float* y = use.y + (row + r) * use.stride + o.begin;
+    if (use.accumulate) {
+      kernels().add_scaled(1.0f, sums + r * stride, o.size(), y);
+    } else {
+      std::copy_n(sums + r * stride, o.size(), y);
+    }
+    if (use.bias != nullptr) kernels().add_scaled(1.0f, use.bias + o.begin, o.size(), y);
+  }
+}
+
+bool is_plain(const Use& use) {
+  return !use.accumulate && use.bias == nullptr;
 }
 
 /// Weight rows [o.begin, o.end), read once from memory: further activations find them in the cache.
@@ -32,10 +43,10 @@ void few_rows(const Use& use, Range o, const Int8Rows& x, std::size_t rows) {
   float* sums = scratch<float>(Slot::scores, kDotRows * o.size());
   for (std::size_t r = 0; r < rows; r += kDotRows) {
     const std::size_t count = std::min(kDotRows, rows - r);
-    kernels().int8_dot(quantized_rows(*use.matrix), o.begin, o.size(), from_row(x, r), count, sums, o.size());
-    for (std::size_t i = 0; i < count; ++i) {
-      for (std::size_t j = 0; j < o.size(); ++j) put(use, r + i, o.begin + j, sums[i * o.size() + j]);
-    }
+    const bool plain = is_plain(use);
+    kernels().int8_dot(quantized_rows(*use.matrix), o.begin, o.size(), from_row(x, r), count,
+                       plain ? use.y + r * use.stride + o.begin : sums, plain ? use.stride : o.size());
+    if (!plain) put(use, r, count, o, sums, o.size());
   }
 }
 
@@ -89,16 +100,14 @@ void add_panel(const Matrix& w, Range o, const Int8Rows& x, std::size_t rows, fl
 
 void many_rows(const Use& use, Range o, const Int8Rows& x, std::size_t rows) {
   const std::size_t width = kernels().panel_rows;
-  if (o.size() == width && !use.accumulate && use.bias == nullptr) {
+  if (o.size() == width && is_plain(use)) {
     for (std::size_t r = 0; r < rows; ++r) std::fill_n(use.y + r * use.stride + o.begin, width, 0.0f);
     return add_panel(*use.matrix, o, x, rows, use.y + o.begin, use.stride);
   }
   float* y = scratch<float>(Slot::scores, rows * width);
   std::fill_n(y, rows * width, 0.0f);
   add_panel(*use.matrix, o, x, rows, y, width);
-  for (std::size_t r = 0; r < rows; ++r) {
-    for (std::size_t j = 0; j < o.size(); ++j) put(use, r, o.begin + j, y[r * width + j]);
-  }
+  put(use, 0, rows, o, y, width);
 }
 
 }  // namespace

@@ -9,9 +9,9 @@
 
 namespace optiq::kernels::cpu {
 
-/// Weight rows of about 64 KiB: long enough to be worth handing out, short enough to share evenly.
+/// Weight rows of about 32 KiB: long enough to be worth handing out, short enough to share evenly.
 inline std::size_t rows_of_a_task(const Matrix& w) {
-  constexpr std::size_t kTaskBytes = 64 << 10;
+  constexpr std::size_t kTaskBytes = 32 << 10;
   return std::clamp<std::size_t>(kTaskBytes * w.out / std::max<std::size_t>(w.bytes(), 1), 1, 1024);
 }
 
