@@ -77,36 +77,70 @@ struct PanelValues {
   }
 };
 
+/// Asks for packed weights ahead of their use. A panel's lie in short pieces, far from one another, where the
+/// machine's own prefetcher does not look; and it drops requests that come all at once, so they are made bit
+/// by bit.
+class Prefetcher {
+ public:
+  /// What comes behind `columns` of the rows `o`: more columns, or the first ones of the next rows.
+  Prefetcher(const Matrix& w, Range o, Range columns) : bits_(static_cast<std::size_t>(w.bits)), w_(w) {
+    const bool same_rows = columns.end < w.in;
+    rows_ = same_rows ? o : Range{o.end, std::min(o.end + o.size(), w.out)};
+    columns_ = same_rows ? Range{columns.end, std::min(columns.end + kPanelColumns, w.in)}
+                         : Range{0, std::min(kPanelColumns, w.in)};
+    lines_ = (columns_.size() * bits_ / 8 + 63) / 64 + 1;  // a row need not begin with a cache line
+  }
+
+  /// Part `part` of `parts`.
+  void ask(std::size_t part, std::size_t parts) const {
+    const std::size_t total = rows_.size() * lines_;
+    const auto* words = static_cast<const char*>(w_.data);
+    for (std::size_t i = part * total / parts; i < (part + 1) * total / parts; ++i) {
+      const std::size_t at = (rows_.begin + i / lines_) * w_.in + columns_.begin;
+      __builtin_prefetch(words + at * bits_ / 8 + i % lines_ * 64);
+      asm volatile("" : : : "memory");  // GCC takes a loop that only prefetches for one that does nothing
+    }
+  }
+
+ private:
+  std::size_t bits_;
+  const Matrix& w_;
+  Range rows_, columns_;
+  std::size_t lines_;
+};
+
 /// y[rows, panel_rows] += x·W[o], unpacked piece by piece along the columns.
-void add_panel(const Matrix& w, Range o, const Int8Rows& x, std::size_t rows, float* y, std::size_t stride) {
+void add_panel(const Matrix& w, Range o, const Int8Rows& x, std::size_t rows, float* y) {
   const KernelTable& k = kernels();
   const auto group = static_cast<std::size_t>(w.group_size);
   const PanelValues values(w, o);
+  const std::size_t tiles = (rows + k.tile_rows - 1) / k.tile_rows;
   std::uint8_t* unpacked = scratch<std::uint8_t>(Slot::weights, k.panel_rows * kPanelColumns);
   for (std::size_t column = 0; column < w.in; column += kPanelColumns) {
     const std::size_t columns = std::min(kPanelColumns, w.in - column), g = column / group;
     k.int8_panel(quantized_rows(w), o.begin, o.size(), column, columns, unpacked);
+    const Prefetcher next(w, o, {column, column + columns});
     const Int8Panel panel{unpacked, values.scales + g * k.panel_rows, values.biases + g * k.panel_rows,
                           columns / group, w.group_size};
-    for (std::size_t r = 0; r < rows; r += k.tile_rows) {
+    for (std::size_t i = 0; i < tiles; ++i) {
+      const std::size_t r = i * k.tile_rows;
       Int8Rows tile = from_row(x, r);
       tile.values += column;
       tile.scales += g;
       tile.sums += g;
-      k.int8_tile(panel, tile, std::min(k.tile_rows, rows - r), y + r * stride, stride);
+      next.ask(i, tiles);
+      k.int8_tile(panel, tile, std::min(k.tile_rows, rows - r), y + r * k.panel_rows, k.panel_rows);
     }
   }
 }
 
+/// Sums are gathered densely: rows of y are far apart, often by a power of two, and would displace one
+/// another from the cache.
 void many_rows(const Use& use, Range o, const Int8Rows& x, std::size_t rows) {
   const std::size_t width = kernels().panel_rows;
-  if (o.size() == width && is_plain(use)) {
-    for (std::size_t r = 0; r < rows; ++r) std::fill_n(use.y + r * use.stride + o.begin, width, 0.0f);
-    return add_panel(*use.matrix, o, x, rows, use.y + o.begin, use.stride);
-  }
   float* y = scratch<float>(Slot::scores, rows * width);
   std::fill_n(y, rows * width, 0.0f);
-  add_panel(*use.matrix, o, x, rows, y, width);
+  add_panel(*use.matrix, o, x, rows, y);
   put(use, 0, rows, o, y, width);
 }
 
