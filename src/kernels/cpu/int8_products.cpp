@@ -82,31 +82,34 @@ struct PanelValues {
 /// by bit.
 class Prefetcher {
  public:
-  /// What comes behind `columns` of the rows `o`: more columns, or the first ones of the next rows.
-  Prefetcher(const Matrix& w, Range o, Range columns) : bits_(static_cast<std::size_t>(w.bits)), w_(w) {
+  /// What comes behind `columns` of the rows `o` (more columns, or the first ones of the next rows), in
+  /// `parts` parts.
+  Prefetcher(const Matrix& w, Range o, Range columns, std::size_t parts)
+      : row_bytes_(w.in * static_cast<std::size_t>(w.bits) / 8) {
     const bool same_rows = columns.end < w.in;
-    rows_ = same_rows ? o : Range{o.end, std::min(o.end + o.size(), w.out)};
-    columns_ = same_rows ? Range{columns.end, std::min(columns.end + kPanelColumns, w.in)}
-                         : Range{0, std::min(kPanelColumns, w.in)};
-    lines_ = (columns_.size() * bits_ / 8 + 63) / 64 + 1;  // a row need not begin with a cache line
+    const Range rows = same_rows ? o : Range{o.end, std::min(o.end + o.size(), w.out)};
+    const std::size_t begin = same_rows ? columns.end : 0, end = std::min(begin + kPanelColumns, w.in);
+    const std::size_t bits = static_cast<std::size_t>(w.bits);
+    lines_ = ((end - begin) * bits / 8 + 63) / 64 + 1;  // a row need not begin with a cache line
+    row_ = static_cast<const char*>(w.data) + rows.begin * row_bytes_ + begin * bits / 8;
+    left_ = rows.size() * lines_;
+    part_ = (left_ + parts - 1) / parts;
   }
 
-  /// Part `part` of `parts`.
-  void ask(std::size_t part, std::size_t parts) const {
-    const std::size_t total = rows_.size() * lines_;
-    const auto* words = static_cast<const char*>(w_.data);
-    for (std::size_t i = part * total / parts; i < (part + 1) * total / parts; ++i) {
-      const std::size_t at = (rows_.begin + i / lines_) * w_.in + columns_.begin;
-      __builtin_prefetch(words + at * bits_ / 8 + i % lines_ * 64);
+  /// Asks for one part.
+  void ask() {
+    for (std::size_t i = std::min(part_, left_); i > 0; --i, --left_) {
+      __builtin_prefetch(row_ + line_ * 64);
       asm volatile("" : : : "memory");  // GCC takes a loop that only prefetches for one that does nothing
+      if (++line_ < lines_) continue;
+      line_ = 0;
+      row_ += row_bytes_;
     }
   }
 
  private:
-  std::size_t bits_;
-  const Matrix& w_;
-  Range rows_, columns_;
-  std::size_t lines_;
+  std::size_t row_bytes_, lines_, line_ = 0, left_, part_;
+  const char* row_;
 };
 
 /// y[rows, panel_rows] += x·W[o], unpacked piece by piece along the columns.
@@ -119,7 +122,7 @@ void add_panel(const Matrix& w, Range o, const Int8Rows& x, std::size_t rows, fl
   for (std::size_t column = 0; column < w.in; column += kPanelColumns) {
     const std::size_t columns = std::min(kPanelColumns, w.in - column), g = column / group;
     k.int8_panel(quantized_rows(w), o.begin, o.size(), column, columns, unpacked);
-    const Prefetcher next(w, o, {column, column + columns});
+    Prefetcher next(w, o, {column, column + columns}, tiles);
     const Int8Panel panel{unpacked, values.scales + g * k.panel_rows, values.biases + g * k.panel_rows,
                           columns / group, w.group_size};
     for (std::size_t i = 0; i < tiles; ++i) {
@@ -128,7 +131,7 @@ void add_panel(const Matrix& w, Range o, const Int8Rows& x, std::size_t rows, fl
       tile.values += column;
       tile.scales += g;
       tile.sums += g;
-      next.ask(i, tiles);
+      next.ask();
       k.int8_tile(panel, tile, std::min(k.tile_rows, rows - r), y + r * k.panel_rows, k.panel_rows);
     }
   }
