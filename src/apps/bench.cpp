@@ -32,7 +32,7 @@ void print_report(const Console& console, const DecodingReport& report) {
   }
   for (const auto& d : report.decode) {
     console.print(fmt::format("  decode at {:<7} {} tokens/s, {:.0f} % of the read limit\n", d.depth,
-                              text(d.tokens_per_second), 100 * d.read_fraction));
+                              text(d.tokens_per_second), 100 * d.read_fraction.median));
   }
   console.print(fmt::format("  peak memory       {} up to the first token, {} in all; file {}\n",
                             format_bytes(report.short_peak_bytes), format_bytes(report.peak_bytes),

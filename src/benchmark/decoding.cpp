@@ -73,13 +73,14 @@ class Run {
     OPTIQ_TRY(auto model, model::Model::open(folder_));
     OPTIQ_CHECK(check_lengths(model.config()));
     report_.file_bytes = model.checkpoint().file_bytes();
-    report_.limits = measure_limits();
+    reads_.emplace();
+    report_.limits = measure_limits(*reads_);
     engine_.emplace(std::move(model), options_.engine);
     for (const std::int64_t tokens : options_.prompts)
       OPTIQ_CHECK(measure_prompt(static_cast<std::size_t>(tokens)));
     for (const std::int64_t depth : options_.depths)
       OPTIQ_CHECK(measure_decode(static_cast<std::size_t>(depth)));
-    report_.peak_bytes = peak_resident_bytes();
+    report_.peak_bytes = peak_resident_bytes() - reads_->buffer_bytes();
     return report_;
   }
 
@@ -161,22 +162,24 @@ class Run {
     report_progress(progress_, fmt::format("filling the cache with {}", depth), 0, 1);
     engine_->truncate(0);
     if (depth > 0) OPTIQ_CHECK(feed(std::span(ids).first(depth)));
-    std::vector<double> seconds;
+    const auto tokens = static_cast<double>(options_.decoded_tokens);
+    const double context = static_cast<double>(depth) + tokens / 2;
+    const double bytes =
+        token_cost(engine_->model()).bytes + context * cache_token_bytes(config, options_.engine.cache);
+    std::vector<double> seconds, fractions;
+    double before = reads_->now();
     for (int i = 0; i < options_.repeats; ++i) {
       report_progress(progress_, fmt::format("decoding at {}", depth), i, options_.repeats);
       engine_->truncate(depth);
       Status status;
       seconds.push_back(seconds_of([&] { status = decode(std::span(ids).subspan(depth)); }));
       OPTIQ_CHECK(status);
+      const double after = reads_->now();
+      fractions.push_back(bytes * tokens / seconds.back() / ((before + after) / 2));
+      before = after;
     }
-    const auto tokens = static_cast<double>(options_.decoded_tokens);
-    DecodeSpeed speed{static_cast<std::int64_t>(depth), rate(tokens, spread_of(seconds)), 0, 0};
-    const double context = static_cast<double>(depth) + tokens / 2;
-    speed.bytes_per_token =
-        token_cost(engine_->model()).bytes + context * cache_token_bytes(config, options_.engine.cache);
-    speed.read_fraction =
-        speed.bytes_per_token * speed.tokens_per_second.median / report_.limits.read_bytes_per_second.median;
-    report_.decode.push_back(speed);
+    report_.decode.push_back({static_cast<std::int64_t>(depth), rate(tokens, spread_of(std::move(seconds))),
+                              bytes, spread_of(std::move(fractions))});
     return {};
   }
 
@@ -190,6 +193,7 @@ class Run {
   const Progress& progress_;
   DecodingReport report_;
   std::optional<engine::Engine> engine_;
+  std::optional<ReadRate> reads_;
 };
 
 }  // namespace
@@ -214,7 +218,7 @@ Json decoding_to_json(const DecodingReport& report) {
     decode.push_back({{"depth", d.depth},
                       {"tokens_per_second", spread_to_json(d.tokens_per_second)},
                       {"bytes_per_token", d.bytes_per_token},
-                      {"read_fraction", d.read_fraction}});
+                      {"read_fraction", spread_to_json(d.read_fraction)}});
   }
   const MachineLimits& limits = report.limits;
   return {{"prefill", std::move(prefill)},

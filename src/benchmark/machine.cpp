@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <fstream>
 #include <string>
+#include <vector>
 
 #include "optiq/base/threads.h"
 #include "optiq/kernels/limits.h"
@@ -18,48 +19,22 @@ namespace cpu = kernels::cpu;
 constexpr std::size_t kBytes = std::size_t{512} << 20;
 constexpr int kRepeats = 7;
 
-/// Anonymous memory that was written once.
-class Memory {
- public:
-  Memory() {
-    void* p = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) return;
-    data_ = static_cast<std::uint64_t*>(p);
-#if defined(MADV_HUGEPAGE)
-    ::madvise(p, kBytes, MADV_HUGEPAGE);
-#endif
-    for (std::size_t i = 0; i < kBytes / 8; ++i) data_[i] = i;
-  }
-  ~Memory() {
-    if (data_ != nullptr) ::munmap(data_, kBytes);
-  }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-  [[nodiscard]] const std::uint8_t* data() const {
-    return reinterpret_cast<const std::uint8_t*>(data_);
-  }
-
- private:
-  std::uint64_t* data_ = nullptr;
-};
-
-Spread read_rate(const Memory& memory, std::size_t prefetch_bytes) {
+double read_once(const void* memory, std::size_t prefetch_bytes) {
   constexpr std::size_t kPiece = 1 << 20;
   std::atomic<unsigned long long> sink = 0;
-  const Spread seconds = time_repeats(kRepeats, [&] {
+  const double seconds = seconds_of([&] {
     parallel_for(kBytes / kPiece, 1, [&](std::size_t begin, std::size_t end) {
       for (std::size_t i = begin; i < end; ++i)
-        sink ^= cpu::read_all(memory.data() + i * kPiece, kPiece, prefetch_bytes);
+        sink ^= cpu::read_all(static_cast<const std::byte*>(memory) + i * kPiece, kPiece, prefetch_bytes);
     });
   });
-  return rate(static_cast<double>(kBytes), seconds);
+  return static_cast<double>(kBytes) / seconds;
 }
 
-Spread read_limit() {
-  const Memory memory;
-  if (memory.data() == nullptr) return {};
-  const Spread plain = read_rate(memory, 0), ahead = read_rate(memory, 2048);
-  return ahead.median > plain.median ? ahead : plain;
+double median_read(const void* memory, std::size_t prefetch_bytes) {
+  std::vector<double> rates;
+  for (int i = 0; i < kRepeats; ++i) rates.push_back(read_once(memory, prefetch_bytes));
+  return spread_of(std::move(rates)).median;
 }
 
 /// All threads at once, each with as many rounds.
@@ -75,8 +50,35 @@ Spread spin_rate(double (*spin)(std::size_t rounds)) {
 
 }  // namespace
 
-MachineLimits measure_limits() {
-  return {read_limit(), spin_rate(cpu::spin_int8), spin_rate(cpu::spin_f32)};
+ReadRate::ReadRate() {
+  void* p = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) return;
+  memory_ = p;
+#if defined(MADV_HUGEPAGE)
+  ::madvise(p, kBytes, MADV_HUGEPAGE);
+#endif
+  auto* words = static_cast<std::uint64_t*>(p);
+  for (std::size_t i = 0; i < kBytes / sizeof *words; ++i) words[i] = i;
+  constexpr std::size_t kAhead = 2048;
+  if (median_read(p, kAhead) > median_read(p, 0)) prefetch_bytes_ = kAhead;
+}
+
+ReadRate::~ReadRate() {
+  if (memory_ != nullptr) ::munmap(memory_, kBytes);
+}
+
+double ReadRate::now() const {
+  return memory_ == nullptr ? 0 : read_once(memory_, prefetch_bytes_);
+}
+
+std::size_t ReadRate::buffer_bytes() const {
+  return memory_ == nullptr ? 0 : kBytes;
+}
+
+MachineLimits measure_limits(const ReadRate& reads) {
+  std::vector<double> rates;
+  for (int i = 0; i < kRepeats; ++i) rates.push_back(reads.now());
+  return {spread_of(std::move(rates)), spin_rate(cpu::spin_int8), spin_rate(cpu::spin_f32)};
 }
 
 std::string cpu_name() {

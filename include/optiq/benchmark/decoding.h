@@ -30,7 +30,7 @@ struct DecodeSpeed {
   std::int64_t depth = 0;
   Spread tokens_per_second;
   double bytes_per_token = 0;  ///< weights and cached keys and values that a token reads
-  double read_fraction = 0;    ///< those bytes a second over the machine's limit
+  Spread read_fraction;  ///< those bytes a second over the machine's, read just before and after each repeat
 };
 
 struct DecodingReport {
@@ -38,7 +38,7 @@ struct DecodingReport {
   Spread load_seconds;                 ///< model and tokenizer, page cache warm
   Spread first_token_seconds;          ///< from nothing to the logits behind a prompt of 16 tokens
   std::uint64_t short_peak_bytes = 0;  ///< peak resident memory up to the first token
-  std::uint64_t peak_bytes = 0;        ///< and at the end
+  std::uint64_t peak_bytes = 0;        ///< and at the end, less what measuring the machine takes
   std::uint64_t file_bytes = 0;
   std::vector<PromptSpeed> prompts;
   std::vector<DecodeSpeed> decode;
