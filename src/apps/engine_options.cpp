@@ -7,6 +7,9 @@ void add_engine_options(CLI::App* verb, engine::Options& options) {
   verb->add_flag_callback(
       "--precise", [&options] { options.compute = kernels::Compute::f32; },
       "CPU: round no activations to int8 (slower, exact up to f32 rounding)");
+  verb->add_flag_callback(
+      "--mapped", [&options] { options.huge_pages = false; },
+      "CPU: leave the weights in the file's mapping (slower, but the system may drop their pages)");
   const std::map<std::string, CacheStorage> storages{{"f32", CacheStorage::f32},
                                                      {"f16", CacheStorage::f16},
                                                      {"bf16", CacheStorage::bf16},

@@ -7,7 +7,8 @@
 
 namespace optiq::apps {
 
-/// Adds --precise and --kv. `options` is filled when the command line is parsed and must outlive it.
+/// Adds --precise, --mapped and --kv. `options` is filled when the command line is parsed and must outlive
+/// it.
 void add_engine_options(CLI::App* verb, engine::Options& options);
 
 }  // namespace optiq::apps

@@ -166,6 +166,7 @@ class Run {
     const double context = static_cast<double>(depth) + tokens / 2;
     const double bytes =
         token_cost(engine_->model()).bytes + context * cache_token_bytes(config, options_.engine.cache);
+    while (!engine_->settled()) OPTIQ_CHECK(feed({&ids[depth], 1}));
     std::vector<double> seconds, fractions;
     double before = reads_->now();
     for (int i = 0; i < options_.repeats; ++i) {

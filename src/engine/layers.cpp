@@ -6,7 +6,7 @@ namespace optiq::engine {
 namespace {
 
 Linear linear_of(const model::Module& module) {
-  Linear linear;
+  Linear linear{.name = module.name, .matrix = {}, .bias = {}};
   if (const auto* packed = std::get_if<kernels::QuantizedWeight>(&module.weight)) {
     linear.matrix = cpu::quantized_matrix(packed->weight, packed->scales, packed->biases, packed->bits,
                                           packed->group_size);

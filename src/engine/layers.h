@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "optiq/kernels/cpu.h"
@@ -13,6 +14,7 @@ namespace cpu = kernels::cpu;
 
 /// One linear layer.
 struct Linear {
+  std::string name;
   cpu::Matrix matrix;
   std::vector<float> bias;  ///< [out], or empty
 

@@ -140,6 +140,25 @@ TEST(Engine, StoredKeysAndValuesKeepTheirPrecision) {
   }
 }
 
+/// Moved or not, the weights are the same: so are the logits, before, while and after.
+TEST(Engine, MovingWeightsChangesNothing) {
+  Random random(test::seed());
+  const test::QuantizedPair pair = test::quantized_pair("llama", mx::bfloat16);
+  const test::OpenedModel quantized(pair.quantized);
+  Engine moved(*quantized.model), mapped(*quantized.model, {.huge_pages = false});
+  EXPECT_TRUE(mapped.settled());
+  const Ids ids = random_ids(random, 12, 64);
+  for (const std::int32_t& id : ids) {
+    const Doubles expected = doubles(mapped.feed({&id, 1}).value());
+    EXPECT_EQ(doubles(moved.feed({&id, 1}).value()), expected);
+  }
+  EXPECT_TRUE(moved.settled());
+  // The mapping whose pages were let go can still be read.
+  Engine again(*quantized.model, {.huge_pages = false});
+  moved.truncate(0);
+  EXPECT_EQ(doubles(again.feed(ids).value()), doubles(moved.feed(ids).value()));
+}
+
 TEST(Engine, RefusesNothingToFeed) {
   Engine engine(test::golden_model("llama"));
   EXPECT_EQ(engine.feed({}).error().code, ErrorCode::usage);

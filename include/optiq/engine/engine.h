@@ -18,9 +18,14 @@ struct Options {
   /// f32 arithmetic itself.
   kernels::Compute compute = kernels::Compute::int8;
   kernels::cpu::CacheStorage cache = kernels::cpu::CacheStorage::f16;
+  /// Moves the weights into huge pages, one block after each of the first decoded tokens, and lets go of the
+  /// mapping's pages: no token waits for a repacking, and resident memory stays that of the weights. Linux
+  /// only.
+  bool huge_pages = true;
 };
 
-/// A sequence that grows. Not safe to use from several threads; several engines may share a model.
+/// A sequence that grows. Weights are read where they lie in the checkpoint's mapping, or from huge pages.
+/// Not safe to use from several threads; several engines may share a model.
 class Engine {
  public:
   explicit Engine(model::Model model, const Options& options = {});
@@ -41,6 +46,8 @@ class Engine {
   /// Of the KV cache.
   [[nodiscard]] std::size_t cache_bytes() const;
   [[nodiscard]] const model::Model& model() const;
+  /// Whether the weights are where they will stay.
+  [[nodiscard]] bool settled() const;
 
  private:
   struct State;
