@@ -4,9 +4,10 @@
 #include <array>
 #include <cmath>
 #include <new>
+#include <optional>
 
-#include "arena.h"
 #include "layers.h"
+#include "mover.h"
 
 namespace optiq::engine {
 namespace {
@@ -29,7 +30,7 @@ struct Engine::State {
     const model::ModelConfig& c = model.config();
     const cpu::CacheShape shape{size(c.kv_heads), size(c.head_dim), options.cache};
     for (std::int64_t i = 0; i < c.layers; ++i) caches.emplace_back(shape);
-    if (options.huge_pages) plan_moves();
+    if (options.huge_pages) mover.emplace(model, layers);
   }
 
   static std::size_t size(std::int64_t value) { return static_cast<std::size_t>(value); }
@@ -52,13 +53,6 @@ struct Engine::State {
   void feed_forward(const Layer& layer, std::size_t rows);
   void pass(std::span<const std::int32_t> ids);
   std::span<const float> head(std::size_t rows);
-  struct Part {
-    const io::TensorView* tensor;
-    const void** data;
-  };
-  std::vector<Part> parts_of(Linear& linear) const;
-  void plan_moves();
-  void move_next();
   void truncate(std::size_t count) {
     for (cpu::LayerCache& cache : caches) cache.truncate(count);
   }
@@ -70,52 +64,8 @@ struct Engine::State {
   cpu::AttentionMemory attention;
   std::vector<cpu::LayerCache> caches;
   Activations a;
-  Arena arena;
-  std::vector<std::vector<Linear*>> moves;  ///< into `layers`: what is still to be moved, the last first
+  std::optional<Mover> mover;
 };
-
-/// Block by block, then what lies outside the blocks.
-void Engine::State::plan_moves() {
-  std::vector<Linear*> outside{&layers.embeddings};
-  if (layers.head) outside = {&*layers.head};  // a table that is only looked up stays
-  moves.push_back(outside);
-  for (Layer& layer : layers.blocks) {
-    std::vector<Linear*> block{&layer.output, &layer.down};
-    for (Linear& linear : layer.qkv) block.push_back(&linear);
-    for (Linear& linear : layer.gate_up) block.push_back(&linear);
-    moves.push_back(std::move(block));
-  }
-  std::size_t bytes = 0;
-  for (const auto& group : moves) {
-    for (Linear* linear : group) {
-      for (const Part& part : parts_of(*linear)) bytes += Arena::taken(part.tensor->bytes.size());
-    }
-  }
-  if (!arena.reserve(bytes)) moves.clear();
-}
-
-/// The tensors of a matrix, and where it points to them. A tensor that lies askew in its file was copied to
-/// the heap when the model was opened: it points there.
-std::vector<Engine::State::Part> Engine::State::parts_of(Linear& linear) const {
-  cpu::Matrix& m = linear.matrix;
-  std::vector<Part> parts;
-  for (const auto& [suffix, data] :
-       {std::pair{".weight", &m.data}, {".scales", &m.scales}, {".biases", &m.biases}}) {
-    if (*data != nullptr) parts.push_back({model.checkpoint().find(linear.name + suffix), data});
-  }
-  return parts;
-}
-
-void Engine::State::move_next() {
-  if (moves.empty()) return;
-  for (Linear* linear : moves.back()) {
-    for (const Part& part : parts_of(*linear)) {
-      const bool mapped = *part.data == static_cast<const void*>(part.tensor->bytes.data());
-      *part.data = arena.move(*part.data, part.tensor->bytes.size(), mapped);
-    }
-  }
-  moves.pop_back();
-}
 
 void Engine::State::resize(std::size_t rows) {
   const auto grow = [rows](std::vector<float>& values, std::size_t width) {
@@ -225,7 +175,7 @@ Result<std::span<const float>> Engine::feed(std::span<const std::int32_t> tokens
     for (std::size_t first = 0; first < tokens.size(); first += kPassTokens)
       state_->pass(tokens.subspan(first, std::min(kPassTokens, tokens.size() - first)));
     const auto logits = state_->head((tokens.size() - 1) % kPassTokens + 1);
-    if (tokens.size() == 1) state_->move_next();
+    if (tokens.size() == 1 && state_->mover) state_->mover->step();
     return logits;
   } catch (const std::bad_alloc&) {
     state_->truncate(before);
@@ -249,7 +199,7 @@ std::size_t Engine::cache_bytes() const {
 }
 
 bool Engine::settled() const {
-  return state_->moves.empty();
+  return !state_->mover || state_->mover->is_done();
 }
 
 const model::Model& Engine::model() const {

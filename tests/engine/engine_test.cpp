@@ -148,11 +148,12 @@ TEST(Engine, MovingWeightsChangesNothing) {
   Engine moved(*quantized.model), mapped(*quantized.model, {.huge_pages = false});
   EXPECT_TRUE(mapped.settled());
   const Ids ids = random_ids(random, 12, 64);
+  const bool movable = !moved.settled();  // where the system has huge pages
   for (const std::int32_t& id : ids) {
     const Doubles expected = doubles(mapped.feed({&id, 1}).value());
     EXPECT_EQ(doubles(moved.feed({&id, 1}).value()), expected);
   }
-  EXPECT_TRUE(moved.settled());
+  EXPECT_TRUE(moved.settled() || !movable);
   // The mapping whose pages were let go can still be read.
   Engine again(*quantized.model, {.huge_pages = false});
   moved.truncate(0);

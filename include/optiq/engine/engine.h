@@ -18,9 +18,9 @@ struct Options {
   /// f32 arithmetic itself.
   kernels::Compute compute = kernels::Compute::int8;
   kernels::cpu::CacheStorage cache = kernels::cpu::CacheStorage::f16;
-  /// Moves the weights into huge pages, one block after each of the first decoded tokens, and lets go of the
-  /// mapping's pages: no token waits for a repacking, and resident memory stays that of the weights. Linux
-  /// only.
+  /// Moves the weights into huge pages, a little after each of the first 64 decoded tokens, and lets go of
+  /// the mapping's pages: no token waits for a repacking, and resident memory stays that of the weights.
+  /// Linux only.
   bool huge_pages = true;
 };
 
