@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -17,6 +21,13 @@ namespace {
 bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
          __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+}
+
+/// By cpuid: not every compiler's __builtin_cpu_supports knows the name.
+bool has_avxvnni() {
+  constexpr unsigned kAvxVnni = 1u << 4;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & kAvxVnni) != 0;
 }
 
 /// All of x86-64-v4, which avx512.cpp is compiled for.
@@ -38,6 +49,7 @@ std::vector<const KernelTable*> available_kernels() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (has_avx512vnni()) tables.push_back(&avx512vnni_kernels);
+  if (has_avxvnni()) tables.push_back(&avxvnni_kernels);
   if (has_avx512()) tables.push_back(&avx512_kernels);
   if (has_avx2()) tables.push_back(&avx2_kernels);
 #endif
