@@ -4,6 +4,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 #include <cstdlib>
@@ -11,7 +15,7 @@
 #include <string>
 #include <string_view>
 
-#include "optiq/kernels/ops.h"
+#include "optiq/kernels/compute.h"
 
 namespace optiq::kernels {
 namespace cpu {
@@ -40,6 +44,32 @@ bool has_avx512() {
 bool has_avx512vnni() {
   return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
 }
+#elif defined(__aarch64__) && defined(__APPLE__)
+bool has_feature(const char* name) {
+  int value = 0;
+  std::size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+
+bool has_dotprod() {
+  return has_feature("hw.optional.arm.FEAT_DotProd");
+}
+
+bool has_i8mm() {
+  return has_dotprod() && has_feature("hw.optional.arm.FEAT_I8MM");
+}
+#elif defined(__aarch64__)
+// Linux's arch/arm64/include/uapi/asm/hwcap.h.
+constexpr unsigned long kAsimdDotProd = 1ul << 20;  // HWCAP_ASIMDDP
+constexpr unsigned long kI8mm = 1ul << 13;          // HWCAP2_I8MM
+
+bool has_dotprod() {
+  return (getauxval(AT_HWCAP) & kAsimdDotProd) != 0;
+}
+
+bool has_i8mm() {
+  return has_dotprod() && (getauxval(AT_HWCAP2) & kI8mm) != 0;
+}
 #endif
 
 }  // namespace
@@ -52,6 +82,9 @@ std::vector<const KernelTable*> available_kernels() {
   if (has_avxvnni()) tables.push_back(&avxvnni_kernels);
   if (has_avx512()) tables.push_back(&avx512_kernels);
   if (has_avx2()) tables.push_back(&avx2_kernels);
+#elif defined(__aarch64__)
+  if (has_i8mm()) tables.push_back(&neon_i8mm_kernels);
+  if (has_dotprod()) tables.push_back(&neon_dotprod_kernels);
 #endif
   tables.push_back(&generic_kernels);
   return tables;

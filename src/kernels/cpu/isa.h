@@ -176,6 +176,9 @@ extern const KernelTable avx2_kernels;
 extern const KernelTable avxvnni_kernels;
 extern const KernelTable avx512_kernels;
 extern const KernelTable avx512vnni_kernels;
+#elif defined(__aarch64__)
+extern const KernelTable neon_dotprod_kernels;
+extern const KernelTable neon_i8mm_kernels;
 #endif
 
 }  // namespace optiq::kernels::cpu
