@@ -135,7 +135,7 @@ TEST(Int8, TilesMatchTheDoubleReferenceInEveryFormat) {
     const Int8Rows part{rounded.view.values + column, rounded.view.scales + skipped,
                         rounded.view.sums + skipped, rounded.view.value_stride, rounded.view.group_stride};
     std::vector<float> y(rows * width, 1.0f);
-    table.int8_tile({values.data(), scales.data(), biases.data(), groups, group}, part, rows, y.data(),
+    table.int8_tile({values.data(), scales.data(), biases.data(), groups, group, bits}, part, rows, y.data(),
                     width);
     for (std::size_t r = 0; r < rows; ++r) {
       for (std::size_t o = 0; o < out; ++o) {
@@ -144,6 +144,35 @@ TEST(Int8, TilesMatchTheDoubleReferenceInEveryFormat) {
             << r << " " << o;
       }
       for (std::size_t o = out; o < width; ++o) ASSERT_EQ(y[r * width + o], 1.0f);
+    }
+  });
+}
+
+/// Where sums are largest: every weight at its greatest level, every activation at ±127, groups of one sign.
+TEST(Int8, TheLargestSumsAreExact) {
+  Random random(test::seed());
+  for_each_case([&](const KernelTable& table, int bits, int group, Storage storage) {
+    const std::size_t in = static_cast<std::size_t>(group) * 3, width = table.panel_rows;
+    RandomMatrix w(random, width, in, bits, group, storage);
+    std::fill(w.words.begin(), w.words.end(), std::uint8_t{255});
+    for (const float value : {1.0f, -1.0f}) {
+      const std::vector<float> x(in, value);
+      const Rounded ordered(table, x, in, group, bits <= 4 ? bits : 8), rounded(table, x, in, group, 0);
+      std::vector<float> y(width, kPoison), sums(width, 0.0f);
+      table.int8_dot(w.rows(), 0, width, ordered.view, 1, y.data(), width);
+      GrowingBuffer<std::uint8_t> values;
+      table.int8_panel(w.rows(), 0, width, 0, in, values.reserve(width * in));
+      GrowingBuffer<float> scales, biases;
+      std::fill_n(scales.reserve(3 * width), 3 * width, 127.0f);  // so that scale · 127 is 1
+      std::fill_n(biases.reserve(3 * width), 3 * width, 0.0f);
+      table.int8_tile({values.data(), scales.data(), biases.data(), 3, group, bits}, rounded.view, 1,
+                      sums.data(), width);
+      for (std::size_t o = 0; o < width; ++o) {
+        const Reference expected = reference_dot(w, o, x.data());
+        ASSERT_NEAR(y[o], expected.value, 8 * kEpsilon * expected.size) << o;
+        const double sum = 127.0 * ((1 << bits) - 1) * static_cast<double>(in) * static_cast<double>(value);
+        ASSERT_NEAR(sums[o], sum, 8 * kEpsilon * std::abs(sum)) << o;
+      }
     }
   });
 }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdlib>
@@ -9,14 +10,14 @@
 
 #include "optiq/base/half.h"
 #include "optiq/base/random.h"
-#include "optiq/kernels/ops.h"
-#include "support/arrays.h"
+#include "optiq/kernels/compute.h"
 
 namespace optiq::kernels::cpu {
 namespace {
 
 using Floats = std::vector<float>;
 
+constexpr double kF32Epsilon = 0x1p-24;  ///< relative error of one rounding to f32
 constexpr float kPoison = std::numeric_limits<float>::quiet_NaN();
 
 Floats random_floats(Random& random, std::size_t count) {
@@ -153,7 +154,7 @@ TEST(Isa, DotsAndSumsOfEveryLengthMatchDoubles) {
             expected += term;
             size += std::abs(term);
           }
-          EXPECT_NEAR(y.data[r], expected, size * 8 * test::kF32Epsilon) << table->name << " " << n;
+          EXPECT_NEAR(y.data[r], expected, size * 8 * kF32Epsilon) << table->name << " " << n;
         }
       }
       double sum = 0;

@@ -70,8 +70,4 @@ mx::array kl_divergence(const mx::array& reference, const mx::array& logits);
 /// Gram += xᵀ·x over all rows of x [..., n] → f32 [n, n].
 mx::array gram(const mx::array& x);
 
-/// Name of the instruction set the CPU kernels run on: "generic", "avx2", "avx512", "avx512vnni", "neon".
-/// Forced by OPTIQ_CPU_ISA; an unavailable or unknown name is std::invalid_argument at first use.
-std::string_view cpu_isa();
-
 }  // namespace optiq::kernels

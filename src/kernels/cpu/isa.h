@@ -61,7 +61,7 @@ struct Int8Panel {
   const float* scales;         ///< [groups][panel_rows]; 0 for rows that do not exist
   const float* biases;         ///< likewise
   std::size_t groups;
-  int group_size;
+  int group_size, bits;
 };
 
 struct KernelTable {
@@ -173,8 +173,12 @@ const KernelTable& kernels();
 extern const KernelTable generic_kernels;
 #if defined(__x86_64__)
 extern const KernelTable avx2_kernels;
+extern const KernelTable avxvnni_kernels;
 extern const KernelTable avx512_kernels;
 extern const KernelTable avx512vnni_kernels;
+#elif defined(__aarch64__)
+extern const KernelTable neon_dotprod_kernels;
+extern const KernelTable neon_i8mm_kernels;
 #endif
 
 }  // namespace optiq::kernels::cpu

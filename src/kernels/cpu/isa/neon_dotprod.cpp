@@ -1,0 +1,13 @@
+// Compiled with this instruction set's flags (src/kernels/CMakeLists.txt).
+#if defined(__aarch64__)
+
+#define OPTIQ_NEON_DOTPROD
+#include "table.inc"
+
+namespace optiq::kernels::cpu {
+
+const KernelTable neon_dotprod_kernels = make_table("neon-dotprod");
+
+}  // namespace optiq::kernels::cpu
+
+#endif
