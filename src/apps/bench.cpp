@@ -1,3 +1,5 @@
+#include <optional>
+
 #include "engine_options.h"
 #include "optiq/base/threads.h"
 #include "optiq/base/units.h"
@@ -27,8 +29,9 @@ void print_report(const Console& console, const DecodingReport& report) {
   console.print(fmt::format("  load              {} s\n", text(report.load_seconds, 1, 3)));
   console.print(fmt::format("  first token       {} s\n", text(report.first_token_seconds, 1, 3)));
   for (const auto& p : report.prompts) {
-    console.print(fmt::format("  prompt of {:<7} {} tokens/s, {:.0f} % of the int8 limit\n", p.tokens,
-                              text(p.tokens_per_second), 100 * p.int8_fraction));
+    const bool int8 = report.limits.int8_macs_per_second.median > 0;
+    console.print(fmt::format("  prompt of {:<7} {} tokens/s, {:.0f} % of the {} limit\n", p.tokens,
+                              text(p.tokens_per_second), 100 * p.int8_fraction, int8 ? "int8" : "f32"));
   }
   for (const auto& d : report.decode) {
     console.print(fmt::format("  decode at {:<7} {} tokens/s, {:.0f} % of the read limit\n", d.depth,
@@ -70,6 +73,7 @@ Status bench_decoding(Console& console, const std::string& model, const benchmar
 void add_bench(VerbTable& verbs) {
   struct Arguments {
     std::string model, kernels;
+    std::optional<int> repeats;
     benchmark::DecodingOptions options;
   };
   auto args = std::make_shared<Arguments>();
@@ -79,19 +83,25 @@ void add_bench(VerbTable& verbs) {
   verb->add_option("--prompts", args->options.prompts, "Prompt lengths")
       ->delimiter(',')
       ->capture_default_str();
-  verb->add_option("--depths", args->options.depths, "Tokens in the cache when decoding starts")
-      ->delimiter(',')
-      ->capture_default_str();
+  verb->add_option(
+          "--depths", args->options.depths,
+          "Tokens in the cache when decoding starts (default: 0, and 4096 where the model has the positions)")
+      ->delimiter(',');
   verb->add_option("--decode-tokens", args->options.decoded_tokens, "Tokens decoded in each repeat")
       ->capture_default_str();
-  verb->add_option("--repeats", args->options.repeats, "Repeats of each figure")->capture_default_str();
+  verb->add_option("--repeats", args->repeats, "Repeats of each figure (default: 5, of single matrices 15)");
   verb->add_option(
       "--kernels", args->kernels,
       "Measure single matrices instead, of this model's shapes, into this latency.json for plan");
   add_engine_options(verb, args->options.engine);
   verbs.on_chosen(verb, [args](Console& console) -> Status {
-    if (args->kernels.empty()) return bench_decoding(console, args->model, args->options);
-    return bench_kernels(console, args->model, args->kernels, {.engine = args->options.engine});
+    if (args->kernels.empty()) {
+      args->options.repeats = args->repeats.value_or(args->options.repeats);
+      return bench_decoding(console, args->model, args->options);
+    }
+    benchmark::LatencyOptions latency{.engine = args->options.engine};
+    latency.repeats = args->repeats.value_or(latency.repeats);
+    return bench_kernels(console, args->model, args->kernels, latency);
   });
 }
 

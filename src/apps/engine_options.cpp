@@ -1,12 +1,15 @@
 #include "engine_options.h"
 
+#include <map>
+#include <string>
+
 namespace optiq::apps {
 
 void add_engine_options(CLI::App* verb, engine::Options& options) {
   using kernels::cpu::CacheStorage;
   verb->add_flag_callback(
       "--precise", [&options] { options.compute = kernels::Compute::f32; },
-      "CPU: round no activations to int8 (slower, exact up to f32 rounding)");
+      "CPU: round no activations to int8 (slower; exact up to f32 rounding and --kv)");
   verb->add_flag_callback(
       "--mapped", [&options] { options.huge_pages = false; },
       "CPU: leave the weights in the file's mapping (slower, but the system may drop their pages)");

@@ -5,8 +5,11 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
+#include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace optiq {
@@ -45,7 +48,11 @@ thread_local bool inside_parallel_for = false;
 class Pool {
  public:
   explicit Pool(std::size_t threads) : shares_(threads) {
-    for (std::size_t i = 1; i < threads; ++i) workers_.emplace_back([this, i] { serve(i); });
+    try {
+      for (std::size_t i = 1; i < threads; ++i) workers_.emplace_back([this, i] { serve(i); });
+    } catch (const std::system_error&) {
+      // The system allows no more threads: those that there are do the others' shares too.
+    }
   }
 
   ~Pool() {
@@ -78,6 +85,7 @@ class Pool {
     inside_parallel_for = false;
     open_ = false;
     while (!watch([this] { return inside_ == 0; })) std::this_thread::yield();
+    if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
   }
 
  private:
@@ -97,7 +105,17 @@ class Pool {
     }
   }
 
+  /// What a body throws is kept for the caller: the others must leave the job before its stack frame goes.
   void work(std::size_t thread) {
+    try {
+      walk(thread);
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      if (!failure_) failure_ = std::current_exception();
+    }
+  }
+
+  void walk(std::size_t thread) {
     for (std::size_t i = 0; i < shares_.size(); ++i) {
       Share& share = shares_[(thread + i) % shares_.size()];
       for (std::size_t begin = share.next.fetch_add(grain_); begin < share.end;
@@ -140,7 +158,8 @@ class Pool {
   std::atomic<bool> open_ = false;
   std::atomic<int> inside_ = 0;
 
-  std::mutex mutex_;  ///< for sleeping
+  std::mutex mutex_;            ///< for sleeping, and for failure_
+  std::exception_ptr failure_;  ///< the first of a job
   std::condition_variable wake_;
   std::atomic<int> sleepers_ = 0;
   bool stopping_ = false;

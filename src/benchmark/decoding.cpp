@@ -14,6 +14,7 @@ namespace {
 using Ids = std::vector<std::int32_t>;
 
 constexpr std::size_t kFirstPrompt = 16;
+constexpr std::int64_t kDeep = 4096;
 
 std::uint64_t peak_resident_bytes() {
   rusage usage{};
@@ -54,12 +55,14 @@ TokenCost token_cost(const model::Model& model) {
   return cost;
 }
 
-/// Keys and values of one token in all blocks.
-double cache_token_bytes(const model::ModelConfig& c, kernels::cpu::CacheStorage storage) {
+/// Keys and values that a token reads behind `context` others, in all blocks.
+double cache_read_bytes(const model::ModelConfig& c, kernels::cpu::CacheStorage storage, double context) {
   const kernels::cpu::CacheShape shape{static_cast<std::size_t>(c.kv_heads),
                                        static_cast<std::size_t>(c.head_dim), storage};
-  return static_cast<double>(shape.page_bytes() * static_cast<std::size_t>(c.layers)) /
-         static_cast<double>(kernels::cpu::kCachePage);
+  double tokens = 0;
+  for (std::int64_t i = 0; i < c.layers; ++i)
+    tokens += c.window(i) > 0 ? std::min(context, static_cast<double>(c.window(i))) : context;
+  return tokens * static_cast<double>(shape.page_bytes()) / static_cast<double>(kernels::cpu::kCachePage);
 }
 
 class Run {
@@ -68,10 +71,10 @@ class Run {
       : folder_(folder), options_(options), progress_(progress) {}
 
   Result<DecodingReport> measure() {
+    OPTIQ_CHECK(check());
     OPTIQ_CHECK(measure_start());
     report_.short_peak_bytes = peak_resident_bytes();
     OPTIQ_TRY(auto model, model::Model::open(folder_));
-    OPTIQ_CHECK(check_lengths(model.config()));
     report_.file_bytes = model.checkpoint().file_bytes();
     reads_.emplace();
     report_.limits = measure_limits(*reads_);
@@ -80,11 +83,21 @@ class Run {
       OPTIQ_CHECK(measure_prompt(static_cast<std::size_t>(tokens)));
     for (const std::int64_t depth : options_.depths)
       OPTIQ_CHECK(measure_decode(static_cast<std::size_t>(depth)));
-    report_.peak_bytes = peak_resident_bytes() - reads_->buffer_bytes();
+    report_.peak_bytes = std::max(report_.short_peak_bytes, peak_resident_bytes() - reads_->buffer_bytes());
     return report_;
   }
 
  private:
+  Status check() {
+    OPTIQ_TRY(const auto model, model::Model::open(folder_));
+    const model::ModelConfig& config = model.config();
+    if (options_.depths.empty()) {
+      options_.depths = {0};
+      if (kDeep + options_.decoded_tokens < config.max_positions) options_.depths.push_back(kDeep);
+    }
+    return check_lengths(config);
+  }
+
   [[nodiscard]] Status check_lengths(const model::ModelConfig& config) const {
     for (const std::int64_t tokens : options_.prompts) {
       if (tokens < 1 || tokens > config.max_positions)
@@ -165,8 +178,11 @@ class Run {
     const auto tokens = static_cast<double>(options_.decoded_tokens);
     const double context = static_cast<double>(depth) + tokens / 2;
     const double bytes =
-        token_cost(engine_->model()).bytes + context * cache_token_bytes(config, options_.engine.cache);
-    while (!engine_->settled()) OPTIQ_CHECK(feed({&ids[depth], 1}));
+        token_cost(engine_->model()).bytes + cache_read_bytes(config, options_.engine.cache, context);
+    while (!engine_->settled()) {
+      engine_->truncate(depth);
+      OPTIQ_CHECK(feed({&ids[depth], 1}));
+    }
     std::vector<double> seconds, fractions;
     double before = reads_->now();
     for (int i = 0; i < options_.repeats; ++i) {
@@ -190,7 +206,7 @@ class Run {
   }
 
   const std::filesystem::path& folder_;
-  const DecodingOptions& options_;
+  DecodingOptions options_;
   const Progress& progress_;
   DecodingReport report_;
   std::optional<engine::Engine> engine_;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <set>
 
+#include "optiq/base/huge_pages.h"
 #include "optiq/base/random.h"
 #include "optiq/base/threads.h"
 #include "optiq/benchmark/machine.h"
@@ -43,17 +44,19 @@ DType model_dtype(const model::Model& model) {
   return norm == nullptr ? DType::bf16 : norm->dtype;
 }
 
-/// Random weights to walk through.
+/// Random weights to walk through, in huge pages as the engine's.
 class Pool {
  public:
-  Pool() : bytes_(kPoolBytes) {
+  explicit Pool(std::size_t bytes) : bytes_(bytes), memory_(bytes) {
     Random random(1);
     // Whatever is read as a scale is a normal number in every dtype: arithmetic on subnormal ones is slow.
-    for (std::size_t i = 0; i + 8 <= bytes_.size(); i += 8) {
+    for (std::size_t i = 0; is_there() && i + 8 <= bytes_; i += 8) {
       const std::uint64_t word = (random.next() & 0x03ff03ff03ff03ffull) | 0x3400340034003400ull;
-      std::memcpy(&bytes_[i], &word, sizeof word);
+      std::memcpy(memory_.data() + i, &word, sizeof word);
     }
   }
+
+  [[nodiscard]] bool is_there() const { return memory_.data() != nullptr; }
 
   /// The next matrix of this shape and format.
   cpu::Matrix next(const Shape& shape, quant::Format format, cpu::Storage storage) {
@@ -62,10 +65,9 @@ class Pool {
                        .in = static_cast<std::size_t>(shape.in),
                        .bits = format.bits,
                        .group_size = format.group_size};
-    const std::size_t need = (matrix.bytes() + 127) / 64 * 64;
-    if (need > bytes_.size()) bytes_.resize(need);
-    if (at_ + need > bytes_.size()) at_ = 0;
-    const std::byte* data = bytes_.data() + at_;
+    const std::size_t need = (matrix.bytes() + 63) / 64 * 64;
+    if (at_ + need > bytes_) at_ = 0;
+    const std::byte* data = memory_.data() + at_;
     at_ += need;
     matrix.data = data;
     if (matrix.is_quantized()) {
@@ -78,9 +80,18 @@ class Pool {
   }
 
  private:
-  std::vector<std::byte> bytes_;
+  std::size_t bytes_;
+  HugePages memory_;
   std::size_t at_ = 0;
 };
+
+/// Room for the largest matrix in any format, f32 at most.
+std::size_t pool_bytes(const std::set<Shape>& shapes) {
+  std::size_t bytes = kPoolBytes;
+  for (const Shape& shape : shapes)
+    bytes = std::max(bytes, static_cast<std::size_t>(shape.out * shape.in) * 4 + 64);
+  return bytes;
+}
 
 plan::MatrixLatency measure_matrix(const Shape& shape, quant::Format format, DType dtype, Pool& pool,
                                    const LatencyOptions& options) {
@@ -101,12 +112,17 @@ plan::MatrixLatency measure_matrix(const Shape& shape, quant::Format format, DTy
 /// Median seconds of a token of the model.
 Result<double> token_seconds(const model::Model& model, const engine::Options& options) {
   engine::Engine engine(model, options);
+  const auto feed = [&engine](std::int32_t id) -> Status {
+    engine.truncate(0);
+    OPTIQ_TRY(const auto logits, engine.feed({&id, 1}));
+    static_cast<void>(logits);
+    return {};
+  };
+  while (!engine.settled()) OPTIQ_CHECK(feed(0));  // a token that also moves weights takes longer
   std::vector<double> seconds;
   for (std::int32_t id = 0; id < kTokens; ++id) {
     Status status;
-    seconds.push_back(seconds_of([&] {
-      if (auto fed = engine.feed({&id, 1}); !fed) status = tl::unexpected(fed.error());
-    }));
+    seconds.push_back(seconds_of([&] { status = feed(id); }));
     OPTIQ_CHECK(status);
   }
   return spread_of(std::move(seconds)).median;
@@ -129,6 +145,8 @@ Result<double> matrix_seconds(const model::Model& model, const plan::LatencyTabl
 
 Result<plan::LatencyTable> measure_latency(const std::filesystem::path& folder, const LatencyOptions& options,
                                            const Progress& progress) {
+  if (options.repeats < 1)
+    return fail(ErrorCode::usage, "repeats: expected 1 or more, got {}", options.repeats);
   OPTIQ_TRY(const auto model, model::Model::open(folder));
   const std::set<Shape> shapes = shapes_of(model);
   const DType dtype = model_dtype(model);
@@ -136,7 +154,8 @@ Result<plan::LatencyTable> measure_latency(const std::filesystem::path& folder, 
   formats.push_back({.bits = 16, .group_size = 0});
   plan::LatencyTable table{
       {cpu_name(), std::string(kernels::cpu_isa()), static_cast<std::int64_t>(thread_count())}, 0, {}};
-  Pool pool;
+  Pool pool(pool_bytes(shapes));
+  if (!pool.is_there()) return fail(ErrorCode::out_of_resources, "measuring matrices: not enough memory");
   double done = 0;
   for (const Shape& shape : shapes) {
     report_progress(progress, "measuring matrices", done++, static_cast<double>(shapes.size()));

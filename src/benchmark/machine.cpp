@@ -1,7 +1,5 @@
 #include "optiq/benchmark/machine.h"
 
-#include <sys/mman.h>
-
 #include <atomic>
 #include <cstdint>
 #include <fstream>
@@ -50,29 +48,20 @@ Spread spin_rate(double (*spin)(std::size_t rounds)) {
 
 }  // namespace
 
-ReadRate::ReadRate() {
-  void* p = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) return;
-  memory_ = p;
-#if defined(MADV_HUGEPAGE)
-  ::madvise(p, kBytes, MADV_HUGEPAGE);
-#endif
-  auto* words = static_cast<std::uint64_t*>(p);
+ReadRate::ReadRate() : memory_(kBytes) {
+  if (memory_.data() == nullptr) return;
+  auto* words = reinterpret_cast<std::uint64_t*>(memory_.data());
   for (std::size_t i = 0; i < kBytes / sizeof *words; ++i) words[i] = i;
   constexpr std::size_t kAhead = 2048;
-  if (median_read(p, kAhead) > median_read(p, 0)) prefetch_bytes_ = kAhead;
-}
-
-ReadRate::~ReadRate() {
-  if (memory_ != nullptr) ::munmap(memory_, kBytes);
+  if (median_read(memory_.data(), kAhead) > median_read(memory_.data(), 0)) prefetch_bytes_ = kAhead;
 }
 
 double ReadRate::now() const {
-  return memory_ == nullptr ? 0 : read_once(memory_, prefetch_bytes_);
+  return memory_.data() == nullptr ? 0 : read_once(memory_.data(), prefetch_bytes_);
 }
 
 std::size_t ReadRate::buffer_bytes() const {
-  return memory_ == nullptr ? 0 : kBytes;
+  return memory_.data() == nullptr ? 0 : kBytes;
 }
 
 MachineLimits measure_limits(const ReadRate& reads) {

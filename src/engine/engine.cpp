@@ -181,6 +181,9 @@ Result<std::span<const float>> Engine::feed(std::span<const std::int32_t> tokens
     state_->truncate(before);
     return fail(ErrorCode::out_of_resources, "decoding at {} tokens: not enough memory",
                 before + tokens.size());
+  } catch (const std::exception& error) {
+    state_->truncate(before);
+    return fail(ErrorCode::internal, "decoding at {} tokens: {}", before + tokens.size(), error.what());
   }
 }
 

@@ -12,7 +12,7 @@
 namespace optiq::engine {
 namespace {
 
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
+constexpr std::size_t kLeastShare = std::size_t{2} << 20;
 constexpr std::size_t kAlignment = 64;
 /// Tokens after which all is moved.
 constexpr std::size_t kTokens = 64;
@@ -43,12 +43,10 @@ Mover::Mover(const model::Model& model, Layers& layers) {
   plan(model, layers.head ? *layers.head : layers.embeddings);
   std::size_t bytes = 0;
   for (const Part& part : parts_) bytes += rounded_up(part.tensor->bytes.size(), kAlignment);
-  share_ = std::max(kHugePage, bytes / kTokens);
-  if (!reserve(bytes)) parts_.clear();
-}
-
-Mover::~Mover() {
-  if (mapping_ != nullptr) ::munmap(mapping_, mapping_bytes_);
+  share_ = std::max(kLeastShare, (bytes + kTokens - 1) / kTokens);
+  pages_ = HugePages(bytes);
+  free_ = pages_.data();
+  if (free_ == nullptr || !pages_.asked()) parts_.clear();
 }
 
 void Mover::plan(const model::Model& model, Linear& linear) {
@@ -57,21 +55,6 @@ void Mover::plan(const model::Model& model, Linear& linear) {
        {std::pair{".weight", &m.data}, {".scales", &m.scales}, {".biases", &m.biases}}) {
     if (*data != nullptr) parts_.push_back({model.checkpoint().find(linear.name + suffix), data});
   }
-}
-
-bool Mover::reserve(std::size_t bytes) {
-#if defined(MADV_HUGEPAGE)
-  const std::size_t size = rounded_up(bytes, kHugePage) + kHugePage;
-  void* p = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED) return false;
-  mapping_ = static_cast<std::byte*>(p);
-  mapping_bytes_ = size;
-  free_ = reinterpret_cast<std::byte*>(rounded_up(reinterpret_cast<std::uintptr_t>(p), kHugePage));
-  return ::madvise(p, size, MADV_HUGEPAGE) == 0;
-#else
-  static_cast<void>(bytes);
-  return false;
-#endif
 }
 
 std::size_t Mover::copy(std::size_t most) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "layers.h"
+#include "optiq/base/huge_pages.h"
 
 namespace optiq::engine {
 
@@ -14,10 +15,6 @@ class Mover {
   /// Plans to move every matrix of `layers` that decoding reads as a whole. Nothing is planned where the
   /// system has no huge pages to ask for. Both must outlive the mover.
   Mover(const model::Model& model, Layers& layers);
-  ~Mover();
-  Mover(const Mover&) = delete;
-  Mover& operator=(const Mover&) = delete;
-
   [[nodiscard]] bool is_done() const { return next_ == parts_.size(); }
   /// Copies the next bytes: so few that a token is not held up, so many that all is moved within some tens of
   /// tokens. Where a tensor is whole, its matrix points to the copy, and the mapping's pages are let go.
@@ -30,7 +27,6 @@ class Mover {
     const void** data;
   };
   void plan(const model::Model& model, Linear& linear);
-  bool reserve(std::size_t bytes);
   /// Copies up to `most` bytes of the next part; how many.
   std::size_t copy(std::size_t most);
 
@@ -38,8 +34,7 @@ class Mover {
   std::size_t next_ = 0;    ///< the part that is being copied
   std::size_t copied_ = 0;  ///< bytes of it
   std::size_t share_ = 0;   ///< bytes of a step
-  std::byte* mapping_ = nullptr;
-  std::size_t mapping_bytes_ = 0;
+  HugePages pages_;
   std::byte* free_ = nullptr;  ///< where the next part goes
 };
 

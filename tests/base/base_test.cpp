@@ -151,6 +151,19 @@ TEST(Threads, ManyShortJobs) {
   EXPECT_EQ(total.load(), 8000u);
 }
 
+TEST(Threads, AnExceptionReachesTheCallerAndSpoilsNothing) {
+  for (int i = 0; i < 200; ++i) {
+    const auto fail_at = static_cast<std::size_t>(i % 50);
+    const auto body = [&](std::size_t begin, std::size_t) {
+      if (begin == fail_at) throw std::runtime_error("as asked");
+    };
+    EXPECT_THROW(parallel_for(50, 1, body), std::runtime_error);
+    std::atomic<std::size_t> total{0};
+    parallel_for(50, 1, [&](std::size_t begin, std::size_t end) { total += end - begin; });
+    EXPECT_EQ(total.load(), 50u);
+  }
+}
+
 TEST(JsonText, ErrorsNameFileAndKey) {
   const Json json =
       parse_json(R"({"layers": 2.5, "name": null, "rope": {"theta": "x"}, "big": 18446744073709551615})",

@@ -54,6 +54,8 @@ TEST_F(Benchmark, CountsTheBytesThatATokenReads) {
 TEST_F(Benchmark, RefusesLengthsThatTheModelHasNoPositionsFor) {
   for (const auto& [options, mention] :
        {std::pair{DecodingOptions{.prompts = {65}, .depths = {0}, .decoded_tokens = 1, .repeats = 1}, "65"},
+        std::pair{DecodingOptions{.prompts = {1}, .depths = {0}, .decoded_tokens = 1, .repeats = 0},
+                  "repeats"},
         std::pair{DecodingOptions{.prompts = {0}, .depths = {0}, .decoded_tokens = 1, .repeats = 1}, "0"},
         std::pair{DecodingOptions{.prompts = {1}, .depths = {60}, .decoded_tokens = 4, .repeats = 1}, "60"},
         std::pair{DecodingOptions{.prompts = {1}, .depths = {-1}, .decoded_tokens = 4, .repeats = 1},

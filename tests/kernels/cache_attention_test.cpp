@@ -153,6 +153,27 @@ TEST(CacheAttention, OneTokenAtATimeEqualsAllAtOnce) {
   }
 }
 
+/// What one token's value cannot hold must not reach queries that do not see it.
+TEST(CacheAttention, HugeAndInfiniteValuesStayWithThoseWhoSeeThem) {
+  for (const CacheStorage storage : {CacheStorage::f16, CacheStorage::int8}) {
+    LayerCache cache({1, 8, storage});
+    Floats k(2 * 8, 0.5f), v(2 * 8, 1.0f);
+    v[8] = storage == CacheStorage::f16 ? 1e6f : 1e30f;
+    cache.append(k.data(), v.data(), 8, 2);
+    const Floats q(2 * 8, 1.0f);
+    Floats y(2 * 8, std::numeric_limits<float>::quiet_NaN());
+    AttentionMemory memory;
+    attend(cache, {q.data(), 8, y.data(), 2, 1, 1.0f, 0}, memory);
+    for (std::size_t j = 0; j < 8; ++j) EXPECT_NEAR(y[j], 1.0f, 1e-2f);
+    EXPECT_GT(y[8], 1e4f);
+  }
+}
+
+TEST(CacheAttention, NothingToAskIsFine) {
+  AttentionMemory memory;
+  attend(LayerCache({1, 8, CacheStorage::f16}), {nullptr, 8, nullptr, 0, 1, 1.0f, 0}, memory);
+}
+
 TEST(CacheAttention, MemoryIsWhatThePagesSay) {
   const CacheShape f16{4, 64, CacheStorage::f16}, int8{4, 64, CacheStorage::int8};
   EXPECT_EQ(f16.page_bytes(), 2 * 4 * 64 * 2 * kCachePage);

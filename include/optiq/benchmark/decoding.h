@@ -14,9 +14,10 @@ namespace optiq::benchmark {
 
 struct DecodingOptions {
   engine::Options engine = {};
-  std::vector<std::int64_t> prompts = {512};     ///< lengths
-  std::vector<std::int64_t> depths = {0, 4096};  ///< tokens in the cache when decoding starts
-  std::int64_t decoded_tokens = 32;              ///< of each repeat
+  std::vector<std::int64_t> prompts = {512};  ///< lengths
+  /// Tokens in the cache when decoding starts. Empty: 0, and 4096 where the model has the positions.
+  std::vector<std::int64_t> depths = {};
+  std::int64_t decoded_tokens = 32;  ///< of each repeat
   int repeats = 5;
 };
 

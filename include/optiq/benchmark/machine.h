@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <string>
 
+#include "optiq/base/huge_pages.h"
 #include "optiq/benchmark/timing.h"
 
 namespace optiq::benchmark {
@@ -21,7 +22,6 @@ struct MachineLimits {
 class ReadRate {
  public:
   ReadRate();
-  ~ReadRate();
   ReadRate(const ReadRate&) = delete;
   ReadRate& operator=(const ReadRate&) = delete;
 
@@ -31,7 +31,7 @@ class ReadRate {
   [[nodiscard]] std::size_t buffer_bytes() const;
 
  private:
-  void* memory_ = nullptr;
+  HugePages memory_;
   std::size_t prefetch_bytes_ = 0;  ///< the faster of two ways
 };
 

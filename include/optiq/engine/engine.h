@@ -28,6 +28,7 @@ struct Options {
 /// Not safe to use from several threads; several engines may share a model.
 class Engine {
  public:
+  /// Throws std::bad_alloc, or std::invalid_argument for a wrong OPTIQ_CPU_ISA.
   explicit Engine(model::Model model, const Options& options = {});
   ~Engine();
   Engine(Engine&&) noexcept;
@@ -36,7 +37,8 @@ class Engine {
   /// Appends tokens and returns the logits behind the last, f32 [vocabulary], valid until the next call.
   /// Tokens lie within the vocabulary; the sequence stays within the model's positions (both the caller's to
   /// check). Working memory is that of at most 512 tokens; decoding allocates nothing but a cache page every
-  /// kCachePage tokens. out_of_resources where there is no memory: the sequence is then as it was.
+  /// kCachePage tokens and, every 1,024, some of attention's working memory. usage for no tokens,
+  /// out_of_resources where there is no memory: the sequence is then as it was.
   Result<std::span<const float>> feed(std::span<const std::int32_t> tokens);
 
   /// Tokens fed so far.

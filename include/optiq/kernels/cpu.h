@@ -44,11 +44,9 @@ struct Use {
   bool accumulate = false;
 };
 
-/// Rows of activations rounded to int8 with their memory, which is kept from call to call.
-class RoundedRows;
-
 /// Multiplies rows of activations by weight matrices. Keeps its working memory: repeated calls of the same
-/// sizes allocate nothing. One caller at a time.
+/// sizes allocate nothing with int8 and quantized weights, nor in f32 with at most 4 rows. One caller at a
+/// time.
 class Multiplier {
  public:
   explicit Multiplier(Compute compute);
@@ -56,9 +54,10 @@ class Multiplier {
   Multiplier(Multiplier&&) noexcept;
   Multiplier& operator=(Multiplier&&) noexcept;
 
-  /// All `uses` have matrices of `in` columns. x [rows, in]. Up to kFewRows rows read every weight once,
-  /// where it lies; more rows go through unpacked panels. With Compute::int8, the error against exact
-  /// arithmetic is that of rounding x to 8 bits a group (at most max|x|/254 of the group for each element).
+  /// All `uses` have matrices of `in` columns. x [rows, in]. Few rows (8 with int8 and quantized weights,
+  /// else 4) read every weight where it lies; more go through unpacked panels (int8) or blocks in f32 or bf16
+  /// (docs/kernels.md). With Compute::int8, the error against exact arithmetic is that of rounding x to 8
+  /// bits a group: at most max|x|/254 of the group for each element.
   void run(const float* x, std::size_t rows, std::size_t in, std::span<const Use> uses);
 
  private:

@@ -36,7 +36,7 @@ class LayerCache {
   explicit LayerCache(CacheShape shape) : shape_(shape) {}
 
   /// Stores `tokens` rows of keys and values ([kv_heads · head_dim] each, `stride` floats apart) behind what
-  /// is there. Values beyond f16's range become infinite there.
+  /// is there. Values beyond f16's range are kept at its largest there.
   void append(const float* keys, const float* values, std::size_t stride, std::size_t tokens);
   /// Forgets all but the first `tokens`; their memory stays for the next ones.
   void truncate(std::size_t tokens);

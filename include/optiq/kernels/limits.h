@@ -5,7 +5,7 @@
 
 namespace optiq::kernels::cpu {
 
-/// Reads [p, p + bytes), bytes a multiple of 1024, asking for what lies `prefetch_bytes` ahead (0: not). The
+/// Reads [p, p + bytes), bytes a multiple of 256, asking for what lies `prefetch_bytes` ahead (0: not). The
 /// result depends on every byte.
 unsigned long long read_all(const void* p, std::size_t bytes, std::size_t prefetch_bytes);
 

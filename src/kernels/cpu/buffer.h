@@ -15,6 +15,7 @@ class GrowingBuffer {
   T* reserve(std::size_t count) {
     if (count > size_) {
       data_.reset();
+      size_ = 0;  // a failed allocation leaves nothing
       data_.reset(static_cast<T*>(::operator new(count * sizeof(T), kAlignment)));
       size_ = count;
     }

@@ -170,7 +170,7 @@ float* AttentionMemory::reserve(std::size_t count) {
 }
 
 void attend(const LayerCache& cache, const CacheQuery& query, AttentionMemory& memory) {
-  Attention(cache, query).run(memory);
+  if (query.queries > 0) Attention(cache, query).run(memory);
 }
 
 }  // namespace optiq::kernels::cpu

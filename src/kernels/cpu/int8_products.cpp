@@ -4,7 +4,6 @@
 #include <array>
 
 #include "matrix.h"
-#include "optiq/base/threads.h"
 #include "scratch.h"
 #include "tasks.h"
 
@@ -123,8 +122,12 @@ void add_panel(const Matrix& w, Range o, const Int8Rows& x, std::size_t rows, fl
     const std::size_t columns = std::min(kPanelColumns, w.in - column), g = column / group;
     k.int8_panel(quantized_rows(w), o.begin, o.size(), column, columns, unpacked);
     Prefetcher next(w, o, {column, column + columns}, tiles);
-    const Int8Panel panel{unpacked, values.scales + g * k.panel_rows, values.biases + g * k.panel_rows,
-                          columns / group, w.group_size, w.bits};
+    const Int8Panel panel{unpacked,
+                          values.scales + g * k.panel_rows,
+                          values.biases + g * k.panel_rows,
+                          columns / group,
+                          w.group_size,
+                          w.bits};
     for (std::size_t i = 0; i < tiles; ++i) {
       const std::size_t r = i * k.tile_rows;
       Int8Rows tile = from_row(x, r);

@@ -92,7 +92,7 @@ struct KernelTable {
               std::size_t rows, float* y);
   /// y += factor · x.
   void (*add_scaled)(float factor, const float* x, std::size_t n, float* y);
-  /// y += x · z.
+  /// y += factor · x · z.
   void (*add_product)(const float* x, const float* z, float factor, std::size_t n, float* y);
 
   /// 1/sqrt(mean(x²) + eps).

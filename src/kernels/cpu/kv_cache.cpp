@@ -34,6 +34,9 @@ std::size_t key_index(std::size_t token, std::size_t j, std::size_t head_dim) {
   return (token / kCacheBlock * head_dim + j) * kCacheBlock + token % kCacheBlock;
 }
 
+/// An infinite value would spoil queries that do not see it: their weight for it is 0, and 0 · ∞ is none.
+constexpr float kLargestF16 = 65504;
+
 float scale_of(const float* x, std::size_t n) {
   float top = 0;
   for (std::size_t i = 0; i < n; ++i) top = std::isnan(x[i]) ? x[i] : std::max(top, std::abs(x[i]));
@@ -45,7 +48,9 @@ template <class At>
 void store_vector(CacheStorage storage, const float* x, std::size_t n, std::byte* to, float scale, At at) {
   for (std::size_t j = 0; j < n; ++j) {
     if (storage == CacheStorage::int8) {
-      const float q = scale > 0 ? std::clamp(std::nearbyint(x[j] / scale), -127.0f, 127.0f) : 0.0f;
+      const float q = scale > 0 && std::isfinite(scale)
+                          ? std::clamp(std::nearbyint(x[j] / scale), -127.0f, 127.0f)
+                          : 0.0f;
       to[at(j)] = static_cast<std::byte>(static_cast<std::int8_t>(q));
       continue;
     }
@@ -53,7 +58,9 @@ void store_vector(CacheStorage storage, const float* x, std::size_t n, std::byte
       std::memcpy(to + 4 * at(j), &x[j], sizeof(float));
       continue;
     }
-    const std::uint16_t bits = storage == CacheStorage::f16 ? f32_to_f16(x[j]) : f32_to_bf16(x[j]);
+    const std::uint16_t bits = storage == CacheStorage::f16
+                                   ? f32_to_f16(std::clamp(x[j], -kLargestF16, kLargestF16))
+                                   : f32_to_bf16(x[j]);
     std::memcpy(to + 2 * at(j), &bits, sizeof bits);
   }
 }

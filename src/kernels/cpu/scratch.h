@@ -24,6 +24,7 @@ T* scratch(Slot slot, std::size_t count) {
   Buffer& buffer = buffers[static_cast<std::size_t>(slot)];
   if (buffer.size < count * sizeof(T)) {
     buffer.bytes.reset();
+    buffer.size = 0;  // a failed allocation leaves nothing
     buffer.bytes = std::unique_ptr<std::byte[]>(new std::byte[count * sizeof(T) + kAlignment]);
     buffer.size = count * sizeof(T);
   }
