@@ -171,8 +171,10 @@ std::vector<io::TensorSpec> fixed_tensors(const model::Model& model) {
   std::vector<io::TensorSpec> fixed;
   const auto& unused = model.unused_tensors();
   for (const auto& [name, tensor] : model.checkpoint().tensors()) {
-    const bool is_module =
-        std::ranges::any_of(model.modules(), [&](const auto& m) { return m.name + ".weight" == name; });
+    // A copy: clang before 16 lets no lambda capture a structured binding.
+    const std::string tensor_name = name;
+    const bool is_module = std::ranges::any_of(
+        model.modules(), [&](const auto& m) { return m.name + ".weight" == tensor_name; });
     if (is_module || std::ranges::find(unused, name) != unused.end()) continue;
     fixed.push_back({name, tensor.dtype, tensor.shape});
   }
