@@ -10,7 +10,7 @@
 namespace optiq::kernels::cpu {
 namespace {
 
-/// From this many rows on, unpacking a panel once for all of them pays (docs/kernels.md: measured).
+/// From this many rows on, a panel is unpacked once for all of them. Chosen by estimate; not measured yet.
 constexpr std::size_t kPanelFrom = 9;
 /// Columns of a panel: whole groups of every size, and 64 rows of them stay in the first-level cache.
 constexpr std::size_t kPanelColumns = 256;
