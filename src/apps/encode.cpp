@@ -17,12 +17,10 @@ void add_encode(VerbTable& verbs) {
   verbs.on_chosen(verb, [args](Console& console) -> Status {
     OPTIQ_TRY(const auto source, io::Checkpoint::open(args->model));
     OPTIQ_TRY(const auto plan, plan::read_plan(args->plan));
-    profile::Importance importance;
-    if (!plan.importance.empty()) {
-      OPTIQ_TRY(importance,
-                profile::read_importance(std::filesystem::path(args->plan).parent_path() / plan.importance));
-    }
-    OPTIQ_CHECK(encode::encode_checkpoint(source, plan, importance, args->out, {}, console.progress()));
+    const auto folder = std::filesystem::path(args->plan).parent_path();
+    OPTIQ_TRY(const auto calibration,
+              encode::read_calibration(plan.importance.empty() ? "" : folder / plan.importance, plan));
+    OPTIQ_CHECK(encode::encode_checkpoint(source, plan, calibration, args->out, {}, console.progress()));
     console.end_progress();
     console.print(fmt::format("{}: {}, {:.3f} bits per weight\n", args->out, format_bytes(plan.bytes),
                               plan.bits_per_weight));

@@ -108,7 +108,7 @@ void add_uniform(VerbTable& verbs) {
   verb->add_option("format", args->format, "Such as 4x64: 4 bits in groups of 64")->required();
   verb->add_option("-o,--out", args->out, "File to write")->capture_default_str();
   verb->add_option("--encoder", args->encoder, "Encoder of every module")
-      ->check(CLI::IsMember({"rtn", "range"}))
+      ->check(CLI::IsMember({"rtn", "range", "gptq"}))
       ->capture_default_str();
   verbs.on_chosen(verb, [args](Console& console) -> Status {
     OPTIQ_TRY(const auto sensitivity, profile::read_sensitivity(args->sensitivity));

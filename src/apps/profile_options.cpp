@@ -36,7 +36,7 @@ void add_profile_options(CLI::App* verb, ProfileArguments& args) {
       ->check(CLI::IsMember({"fisher", "kl", "mse"}))
       ->capture_default_str();
   verb->add_option("--encoder", args.encoder, "Encoder that will write the weights")
-      ->check(CLI::IsMember({"rtn", "range"}))
+      ->check(CLI::IsMember({"rtn", "range", "gptq"}))
       ->capture_default_str();
   verb->add_option("--label-draws", args.label_draws, "fisher: label sets drawn for each sequence")
       ->capture_default_str();

@@ -124,13 +124,13 @@ Status quantize(const Arguments& args, Console& console) {
   OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(args.model));
   const fs::path file = args.sensitivity.empty() ? args.out + ".sensitivity.json" : args.sensitivity;
   OPTIQ_TRY(const auto sensitivity, sensitivity_of(args, file, model, tokenizer, console));
-  OPTIQ_TRY(const auto importance, profile::read_importance(profile::importance_path(file)));
   OPTIQ_TRY(const auto budget, budget_of(args.plan, sensitivity));
   OPTIQ_TRY(const auto rules, rules_of(args.plan));
   Candidate ours{"optiq", {}, {}};
   OPTIQ_TRY(ours.plan, plan::make_plan(sensitivity, budget, rules));
-  OPTIQ_CHECK(
-      encode::encode_checkpoint(model.checkpoint(), ours.plan, importance, args.out, {}, console.progress()));
+  OPTIQ_TRY(const auto calibration, encode::read_calibration(profile::importance_path(file), ours.plan));
+  OPTIQ_CHECK(encode::encode_checkpoint(model.checkpoint(), ours.plan, calibration, args.out, {},
+                                        console.progress()));
   OPTIQ_CHECK(encode::verify_checkpoint(args.out));
 
   OPTIQ_TRY(const auto batch, held_out_tokens(args, model, tokenizer, console));

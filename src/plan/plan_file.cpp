@@ -136,7 +136,13 @@ Status check_figures(const Plan& plan, const std::string& where) {
 std::vector<io::TensorSpec> checkpoint_tensors(const Plan& plan) {
   std::vector<io::TensorSpec> tensors;
   tensors.reserve(plan.modules.size() * 3 + plan.fixed.size());
-  for (const PlannedModule& module : plan.modules) append_tensors(module, plan.model.dtype, tensors);
+  std::vector<const PlannedModule*> modules;
+  for (const PlannedModule& module : plan.modules) modules.push_back(&module);
+  const auto place = [](const PlannedModule* module) {
+    return module->layer < 0 ? std::numeric_limits<std::int64_t>::max() : module->layer;
+  };
+  std::ranges::stable_sort(modules, {}, place);
+  for (const PlannedModule* module : modules) append_tensors(*module, plan.model.dtype, tensors);
   tensors.insert(tensors.end(), plan.fixed.begin(), plan.fixed.end());
   return tensors;
 }

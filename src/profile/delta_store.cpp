@@ -72,11 +72,6 @@ void write_delta(const quant::MatrixView& original, const quant::QuantizedMatrix
   });
 }
 
-std::span<const float> importance_of(const Importance& importance, const std::string& module) {
-  const auto found = importance.find(module);
-  return found == importance.end() ? std::span<const float>() : std::span<const float>(found->second);
-}
-
 }  // namespace
 
 std::vector<Subject> subjects_of(const model::Model& model, const std::vector<quant::Format>& formats) {
@@ -91,9 +86,8 @@ std::vector<Subject> subjects_of(const model::Model& model, const std::vector<qu
   return subjects;
 }
 
-Result<DeltaStore> DeltaStore::build(const model::Model& model, const std::vector<Subject>& subjects,
-                                     quant::Encoder encoder, const Importance& importance,
-                                     const std::filesystem::path& scratch_folder, const Progress& progress) {
+Result<DeltaStore> DeltaStore::create(const std::vector<Subject>& subjects,
+                                      const std::filesystem::path& scratch_folder) {
   DeltaStore store;
   store.subjects_ = subjects;
   std::size_t elements = 0;
@@ -103,21 +97,21 @@ Result<DeltaStore> DeltaStore::build(const model::Model& model, const std::vecto
   }
   OPTIQ_TRY(store.memory_,
             allocate(std::max<std::size_t>(elements, 1) * sizeof(std::uint16_t), scratch_folder));
-  for (std::size_t i = 0; i < subjects.size(); ++i) {
-    const auto& [shape, formats] = subjects[i];
-    OPTIQ_TRY(const io::TensorView tensor, model.checkpoint().require(shape.name + ".weight"));
-    const quant::MatrixView matrix{shape.out_features, shape.in_features, tensor.dtype, tensor.bytes};
-    for (std::size_t option = 0; option < formats.size(); ++option) {
-      report_progress(progress, "encoding every option", static_cast<double>(store.offsets_[i]),
-                      static_cast<double>(elements));
-      OPTIQ_TRY(const auto quantized, quant::encode(encoder, matrix, formats[option], tensor.dtype,
-                                                    importance_of(importance, shape.name), shape.name));
-      const std::size_t offset =
-          store.offsets_[i] + option * static_cast<std::size_t>(subjects[i].elements());
-      write_delta(matrix, quantized, store.memory_.get() + offset);
-    }
-  }
   return store;
+}
+
+Status DeltaStore::fill(std::size_t subject, const model::Model& model, quant::Encoder encoder,
+                        const quant::Inputs& inputs) {
+  const auto& [shape, formats] = subjects_[subject];
+  OPTIQ_TRY(const io::TensorView tensor, model.checkpoint().require(shape.name + ".weight"));
+  const quant::MatrixView matrix{shape.out_features, shape.in_features, tensor.dtype, tensor.bytes};
+  std::size_t offset = offsets_[subject];
+  for (const quant::Format format : formats) {
+    OPTIQ_TRY(const auto quantized, quant::encode(encoder, matrix, format, tensor.dtype, inputs, shape.name));
+    write_delta(matrix, quantized, memory_.get() + offset);
+    offset += static_cast<std::size_t>(subjects_[subject].elements());
+  }
+  return {};
 }
 
 mx::array DeltaStore::deltas(std::size_t subject) const {

@@ -25,9 +25,13 @@ std::vector<Subject> subjects_of(const model::Model& model, const std::vector<qu
 /// file of the scratch folder.
 class DeltaStore {
  public:
-  static Result<DeltaStore> build(const model::Model& model, const std::vector<Subject>& subjects,
-                                  quant::Encoder encoder, const Importance& importance,
-                                  const std::filesystem::path& scratch_folder, const Progress& progress);
+  /// Room for all of them, not yet filled.
+  static Result<DeltaStore> create(const std::vector<Subject>& subjects,
+                                   const std::filesystem::path& scratch_folder);
+
+  /// Fills every option of one module by encoding it.
+  Status fill(std::size_t subject, const model::Model& model, quant::Encoder encoder,
+              const quant::Inputs& inputs);
 
   /// All options of a module: bf16 [options, out·in]. No copy; valid while an evaluation of it runs and this
   /// store lives.

@@ -56,11 +56,15 @@ std::filesystem::path importance_path(const std::filesystem::path& sensitivity) 
 
 namespace {
 
-Status write_vectors(const std::filesystem::path& path, const Importance& importance) {
-  std::vector<io::TensorSpec> specs;
+constexpr const char* kTokens = "calibration.tokens";
+
+Status write_tensors(const std::filesystem::path& path, const Importance& importance,
+                     const calibrate::TokenBatch& batch) {
+  std::vector<io::TensorSpec> specs{{kTokens, DType::i32, {batch.sequences, batch.tokens}}};
   for (const auto& [module, values] : importance)
     specs.push_back({module, DType::f32, {static_cast<std::int64_t>(values.size())}});
   OPTIQ_TRY(auto writer, io::SafetensorsWriter::create(path, specs, {{"format", "optiq-importance"}}));
+  OPTIQ_CHECK(writer.append(std::as_bytes(std::span(batch.ids))));
   for (const auto& [module, values] : importance)
     OPTIQ_CHECK(writer.append(std::as_bytes(std::span(values))));
   return writer.finish();
@@ -68,10 +72,11 @@ Status write_vectors(const std::filesystem::path& path, const Importance& import
 
 }  // namespace
 
-Status write_importance(const std::filesystem::path& path, const Importance& importance) {
+Status write_importance(const std::filesystem::path& path, const Importance& importance,
+                        const calibrate::TokenBatch& batch) {
   std::filesystem::path temporary = path;
   temporary += ".tmp";
-  Status status = write_vectors(temporary, importance);
+  Status status = write_tensors(temporary, importance, batch);
   std::error_code error;
   if (status) std::filesystem::rename(temporary, path, error);
   if (error)
@@ -84,6 +89,7 @@ Result<Importance> read_importance(const std::filesystem::path& path) {
   OPTIQ_TRY(const auto file, io::SafetensorsFile::open(path));
   Importance importance;
   for (const auto& [module, tensor] : file.tensors()) {
+    if (module == kTokens) continue;
     if (tensor.dtype != DType::f32 || tensor.shape.size() != 1) {
       return fail(ErrorCode::bad_input, "{}: {}: expected a vector of F32, got {} with {} dimensions",
                   path.string(), module, dtype_name(tensor.dtype), tensor.shape.size());
@@ -99,6 +105,26 @@ Result<Importance> read_importance(const std::filesystem::path& path) {
     }
   }
   return importance;
+}
+
+Result<calibrate::TokenBatch> read_calibration_tokens(const std::filesystem::path& path) {
+  OPTIQ_TRY(const auto file, io::SafetensorsFile::open(path));
+  const auto found = file.tensors().find(kTokens);
+  const bool there = found != file.tensors().end() && found->second.dtype == DType::i32;
+  if (!there || found->second.shape.size() != 2 || found->second.shape[1] < 2) {
+    return fail(ErrorCode::bad_input,
+                "{}: {}: expected calibration tokens, I32 [sequences, tokens]; profile again", path.string(),
+                kTokens);
+  }
+  const io::TensorView& tensor = found->second;
+  calibrate::TokenBatch batch{tensor.shape[0], tensor.shape[1], {}};
+  batch.ids.resize(static_cast<std::size_t>(tensor.elements()));
+  std::memcpy(batch.ids.data(), tensor.bytes.data(), tensor.bytes.size());
+  for (const std::int32_t token : batch.ids) {
+    if (token < 0)
+      return fail(ErrorCode::bad_input, "{}: {}: expected tokens ≥ 0, got {}", path.string(), kTokens, token);
+  }
+  return batch;
 }
 
 }  // namespace optiq::profile

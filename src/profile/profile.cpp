@@ -8,6 +8,7 @@
 #include "estimators.h"
 #include "journal.h"
 #include "optiq/base/statistics.h"
+#include "prepare.h"
 
 namespace optiq::profile {
 namespace {
@@ -257,39 +258,18 @@ Status check_profilable(const model::Model& model, const Options& options) {
   return {};
 }
 
-/// Activations that are not finite come from a weight that is not: names it.
-Status check_finite(const model::Model& model, const Importance& importance) {
-  const auto finite = [](const auto& entry) {
-    return std::ranges::all_of(entry.second, [](float value) { return std::isfinite(value); });
-  };
-  if (std::ranges::all_of(importance, finite)) return {};
-  for (const model::ModuleShape& module : model.modules()) {
-    OPTIQ_TRY(const model::mx::array weight, model.dense_weight(module.name));
-    model::mx::array is_finite = model::mx::all(model::mx::isfinite(weight));
-    OPTIQ_CHECK(model::evaluate({is_finite}));
-    if (!is_finite.item<bool>())
-      return fail(ErrorCode::bad_input, "{}.weight: expected finite weights", module.name);
-  }
-  return fail(ErrorCode::bad_input, "{}: activations on the calibration data are not finite",
-              model.checkpoint().folder().string());
-}
-
 Result<Sensitivity> profile_with(Journal& journal, const model::Model& model, const io::Tokenizer& tokenizer,
                                  const calibrate::Source& source, const Options& options,
                                  const std::vector<Subject>& subjects, const fs::path& output,
                                  const Progress& progress) {
   OPTIQ_TRY(const auto batch, calibration_tokens(journal, model, tokenizer, source, progress));
 
-  OPTIQ_TRY(const Importance importance, measure_importance(model, batch, options.compute, progress));
-  OPTIQ_CHECK(check_finite(model, importance));
-  const fs::path scratch = fs::absolute(output).parent_path();
-  OPTIQ_TRY(const auto deltas,
-            DeltaStore::build(model, subjects, options.encoder, importance, scratch, progress));
-
-  const Workbench bench{model, subjects, deltas, batch, options};
+  OPTIQ_TRY(const Prepared prepared,
+            prepare(model, batch, subjects, options, fs::absolute(output).parent_path(), progress));
+  const Workbench bench{model, subjects, prepared.deltas, batch, options};
   OPTIQ_TRY(const auto samples, collect_samples(bench, journal, progress));
   const Sensitivity result = summarise(bench, source, samples);
-  OPTIQ_CHECK(write_importance(importance_path(output), importance));
+  OPTIQ_CHECK(write_importance(importance_path(output), prepared.importance, batch));
   OPTIQ_CHECK(write_sensitivity(output, result));
   return result;
 }

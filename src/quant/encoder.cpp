@@ -1,11 +1,13 @@
 #include "optiq/quant/encoder.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <cmath>
 #include <vector>
 
+#include "gptq.h"
 #include "group.h"
 #include "optiq/base/threads.h"
 #include "optiq/quant/packing.h"
@@ -66,6 +68,26 @@ QuantizedMatrix allocate(const MatrixView& matrix, Format format, DType scales_d
   return result;
 }
 
+void lower_to(std::atomic<std::size_t>& smallest, std::size_t value) {
+  std::size_t current = smallest.load();
+  while (value < current && !smallest.compare_exchange_weak(current, value)) {
+  }
+}
+
+/// False where a scale or bias is not finite.
+bool store_row(QuantizedMatrix& result, std::size_t row, std::span<const std::uint8_t> q,
+               std::span<const Affine> affine) {
+  for (std::size_t g = 0; g < affine.size(); ++g) {
+    if (!std::isfinite(affine[g].scale) || !std::isfinite(affine[g].bias)) return false;
+    const std::size_t offset = (row * affine.size() + g) * dtype_bytes(result.dtype);
+    store_float(affine[g].scale, result.dtype, result.scales.data() + offset);
+    store_float(affine[g].bias, result.dtype, result.biases.data() + offset);
+  }
+  const auto words = static_cast<std::size_t>(packed_row_words(result.in_features, result.format.bits));
+  pack_row(q, result.format.bits, std::span(result.weight).subspan(row * words, words));
+  return true;
+}
+
 /// Encodes rows one after another; one for each task of the pool.
 class RowEncoder {
  public:
@@ -84,16 +106,9 @@ class RowEncoder {
     if (!is_finite(weights_)) return false;
     const auto group = static_cast<std::size_t>(result_.format.group_size);
     const std::size_t groups = weights_.size() / group;
-    for (std::size_t g = 0; g < groups; ++g) {
-      const Affine affine = encode_group(g * group, group);
-      if (!std::isfinite(affine.scale) || !std::isfinite(affine.bias)) return false;
-      const std::size_t offset = (row * groups + g) * dtype_bytes(result_.dtype);
-      store_float(affine.scale, result_.dtype, result_.scales.data() + offset);
-      store_float(affine.bias, result_.dtype, result_.biases.data() + offset);
-    }
-    const auto words = static_cast<std::size_t>(packed_row_words(result_.in_features, result_.format.bits));
-    pack_row(q_, result_.format.bits, std::span(result_.weight).subspan(row * words, words));
-    return true;
+    affine_.resize(groups);
+    for (std::size_t g = 0; g < groups; ++g) affine_[g] = encode_group(g * group, group);
+    return store_row(result_, row, q_, affine_);
   }
 
  private:
@@ -111,7 +126,62 @@ class RowEncoder {
   QuantizedMatrix& result_;
   std::vector<float> weights_;
   std::vector<std::uint8_t> q_;
+  std::vector<Affine> affine_;
 };
+
+/// All rows one by one. Returns the first that could not be encoded, or their number.
+std::size_t encode_rows(Encoder encoder, const MatrixView& matrix, std::span<const float> importance,
+                        QuantizedMatrix& result) {
+  const std::vector<float> ones(importance.empty() ? static_cast<std::size_t>(matrix.in_features) : 0, 1.0f);
+  if (importance.empty()) importance = ones;
+  const auto rows = static_cast<std::size_t>(matrix.out_features);
+  const std::size_t grain =
+      std::max<std::size_t>(1, kTaskWeights / static_cast<std::size_t>(matrix.in_features));
+  std::atomic<std::size_t> first_bad_row{rows};
+  parallel_for(rows, grain, [&](std::size_t begin, std::size_t end) {
+    RowEncoder row_encoder(encoder, matrix, importance, result);
+    for (std::size_t row = begin; row < end; ++row) {
+      if (!row_encoder.encode(row)) lower_to(first_bad_row, row);
+    }
+  });
+  return first_bad_row;
+}
+
+/// `count` rows from `first` on by `gptq`; false for a row that cannot be encoded, by lane.
+void encode_slab(const MatrixView& matrix, std::size_t first, std::size_t count, GptqSlab& slab,
+                 QuantizedMatrix& result, std::atomic<std::size_t>& first_bad_row) {
+  std::vector<float> weights(static_cast<std::size_t>(matrix.in_features));
+  for (std::size_t lane = 0; lane < kTileLanes; ++lane) {
+    std::fill(weights.begin(), weights.end(), 0.0f);
+    if (lane < count) load_row(matrix, static_cast<std::int64_t>(first + lane), weights);
+    if (!is_finite(weights)) {
+      lower_to(first_bad_row, first + lane);
+      return;
+    }
+    slab.set_row(lane, weights);
+  }
+  slab.encode();
+  std::vector<std::uint8_t> q(weights.size());
+  std::vector<Affine> affine(weights.size() / static_cast<std::size_t>(result.format.group_size));
+  for (std::size_t lane = 0; lane < count; ++lane) {
+    slab.row(lane, q, affine);
+    if (!store_row(result, first + lane, q, affine)) lower_to(first_bad_row, first + lane);
+  }
+}
+
+/// As encode_rows, for `gptq`.
+std::size_t encode_slabs(const MatrixView& matrix, const GramFactor& factor, QuantizedMatrix& result) {
+  const auto rows = static_cast<std::size_t>(matrix.out_features);
+  std::atomic<std::size_t> first_bad_row{rows};
+  parallel_for((rows + kTileLanes - 1) / kTileLanes, 4, [&](std::size_t begin, std::size_t end) {
+    GptqSlab slab(factor, result.format, result.dtype);
+    for (std::size_t i = begin; i < end; ++i) {
+      const std::size_t first = i * kTileLanes;
+      encode_slab(matrix, first, std::min(kTileLanes, rows - first), slab, result, first_bad_row);
+    }
+  });
+  return first_bad_row;
+}
 
 /// Why RowEncoder gave a row up.
 tl::unexpected<Error> describe_bad_row(const MatrixView& matrix, std::size_t row, DType scales_dtype,
@@ -128,44 +198,35 @@ tl::unexpected<Error> describe_bad_row(const MatrixView& matrix, std::size_t row
               tensor, row, dtype_name(scales_dtype));
 }
 
-void lower_to(std::atomic<std::size_t>& smallest, std::size_t value) {
-  std::size_t current = smallest.load();
-  while (value < current && !smallest.compare_exchange_weak(current, value)) {
-  }
-}
-
 }  // namespace
 
 std::string_view encoder_name(Encoder encoder) {
-  return encoder == Encoder::rtn ? "rtn" : "range";
+  constexpr std::array<std::string_view, 3> names{"rtn", "range", "gptq"};
+  return names[static_cast<std::size_t>(encoder)];
 }
 
 Result<Encoder> parse_encoder(std::string_view name) {
-  for (const Encoder encoder : {Encoder::rtn, Encoder::range}) {
+  for (const Encoder encoder : {Encoder::rtn, Encoder::range, Encoder::gptq}) {
     if (name == encoder_name(encoder)) return encoder;
   }
-  return fail(ErrorCode::usage, "encoder '{}': expected rtn or range", name);
+  return fail(ErrorCode::usage, "encoder '{}': expected rtn, range or gptq", name);
 }
 
 Result<QuantizedMatrix> encode(Encoder encoder, const MatrixView& matrix, Format format, DType scales_dtype,
-                               std::span<const float> importance, std::string_view tensor) {
+                               const Inputs& inputs, std::string_view tensor) {
   OPTIQ_CHECK(check_matrix(matrix, format, scales_dtype, tensor));
-  OPTIQ_CHECK(check_importance(importance, matrix.in_features, tensor));
-  const std::vector<float> ones(importance.empty() ? static_cast<std::size_t>(matrix.in_features) : 0, 1.0f);
-  if (importance.empty()) importance = ones;
-
+  OPTIQ_CHECK(check_importance(inputs.importance, matrix.in_features, tensor));
   QuantizedMatrix result = allocate(matrix, format, scales_dtype);
-  const auto rows = static_cast<std::size_t>(matrix.out_features);
-  const std::size_t grain =
-      std::max<std::size_t>(1, kTaskWeights / static_cast<std::size_t>(matrix.in_features));
-  std::atomic<std::size_t> first_bad_row{rows};
-  parallel_for(rows, grain, [&](std::size_t begin, std::size_t end) {
-    RowEncoder row_encoder(encoder, matrix, importance, result);
-    for (std::size_t row = begin; row < end; ++row) {
-      if (!row_encoder.encode(row)) lower_to(first_bad_row, row);
-    }
-  });
-  if (first_bad_row < rows) return describe_bad_row(matrix, first_bad_row, scales_dtype, tensor);
+  const bool compensating = encoder == Encoder::gptq && inputs.gram != nullptr;
+  if (compensating && inputs.gram->in_features() != matrix.in_features) {
+    return fail(ErrorCode::bad_input, "{}: expected second moments of {} inputs, got {}", tensor,
+                matrix.in_features, inputs.gram->in_features());
+  }
+  const std::size_t bad_row = compensating
+                                  ? encode_slabs(matrix, inputs.gram->factor(format.group_size), result)
+                                  : encode_rows(encoder, matrix, inputs.importance, result);
+  if (bad_row < static_cast<std::size_t>(matrix.out_features))
+    return describe_bad_row(matrix, bad_row, scales_dtype, tensor);
   return result;
 }
 

@@ -37,12 +37,12 @@ class Encode : public ::testing::Test {
                                                 std::span<const float> importance = {}) const {
     const quant::MatrixView view{module.out_features, module.in_features, DType::bf16,
                                  bytes(module.name + ".weight")};
-    return quant::encode(module.encoder, view, module.format, DType::bf16, importance, "w").value();
+    return quant::encode(module.encoder, view, module.format, DType::bf16, {importance}, "w").value();
   }
 
   void encode(const plan::Plan& plan, const profile::Importance& importance = {},
               const EncodeOptions& options = {}) const {
-    const Status status = encode_checkpoint(source(), plan, importance, out(), options);
+    const Status status = encode_checkpoint(source(), plan, {importance, {}}, out(), options);
     ASSERT_TRUE(status) << status.error().message;
   }
 
@@ -206,8 +206,8 @@ TEST_F(Encode, RefusesASourceThatDoesNotFitThePlan) {
   other = small_plan();
   other.bytes += 1;
   expect_error(encode_checkpoint(source(), other, {}, out()), ErrorCode::bad_input, "plan");
-  expect_error(encode_checkpoint(source(), small_plan(), {{kDown, {1.0f}}}, out()), ErrorCode::bad_input,
-               "importance of 256 channels");
+  expect_error(encode_checkpoint(source(), small_plan(), {{{kDown, {1.0f}}}, {}}, out()),
+               ErrorCode::bad_input, "importance of 256 channels");
   expect_error(encode_checkpoint(io::Checkpoint::open(out()).value(), small_plan(), {}, out()),
                ErrorCode::bad_input, "full-precision");
 

@@ -35,7 +35,9 @@ struct TinyBench {
         options(std::move(wanted)),
         batch(random_batch(random, model, sequences, tokens)),
         subjects(subjects_of(model, {{2, 32}, {4, 32}, {3, 64}})),
-        deltas(DeltaStore::build(model, subjects, quant::Encoder::rtn, {}, folder.path(), nullptr).value()) {
+        deltas(DeltaStore::create(subjects, folder.path()).value()) {
+    for (std::size_t i = 0; i < subjects.size(); ++i)
+      EXPECT_TRUE(deltas.fill(i, model, quant::Encoder::rtn, {}));
     options.compute = kernels::Compute::f32;
   }
 

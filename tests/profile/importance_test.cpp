@@ -30,6 +30,7 @@ class ImportanceFile : public testing::Test {
 
   Random random_{test::seed()};
   test::TemporaryFolder folder_;
+  calibrate::TokenBatch batch_{2, 3, {5, 0, 7, 1, 49151, 2}};
   std::filesystem::path path_ = folder_.path() / "x.importance.safetensors";
 };
 
@@ -44,11 +45,36 @@ TEST_F(ImportanceFile, ReadsBackExactly) {
       importance[module].push_back(static_cast<float>(std::exp(9 * random_.normal())));
   }
   importance["lm_head"][3] = 0;
-  ASSERT_TRUE(write_importance(path_, importance));
+  ASSERT_TRUE(write_importance(path_, importance, batch_));
   EXPECT_EQ(read_importance(path_).value(), importance);
   importance.erase("lm_head");
-  ASSERT_TRUE(write_importance(path_, importance));
+  ASSERT_TRUE(write_importance(path_, importance, batch_));
   EXPECT_EQ(read_importance(path_).value(), importance);
+}
+
+TEST_F(ImportanceFile, HoldsTheCalibrationTokens) {
+  ASSERT_TRUE(write_importance(path_, {{"w", {1, 2}}}, batch_));
+  const auto batch = read_calibration_tokens(path_);
+  ASSERT_TRUE(batch) << batch.error().message;
+  EXPECT_EQ(batch->sequences, 2);
+  EXPECT_EQ(batch->tokens, 3);
+  EXPECT_EQ(batch->ids, batch_.ids);
+}
+
+TEST_F(ImportanceFile, TokensThatAreMissingOrBadAreBadInput) {
+  const auto expect_no_tokens = [&](std::string_view part) {
+    const auto batch = read_calibration_tokens(path_);
+    ASSERT_FALSE(batch);
+    EXPECT_EQ(batch.error().code, ErrorCode::bad_input);
+    EXPECT_TRUE(test::contains(batch.error().message, part)) << batch.error().message;
+  };
+  write({test::random_tensor(random_, "w", DType::f32, {4})});
+  expect_no_tokens("calibration.tokens: expected calibration tokens");
+  write({test::random_tensor(random_, "calibration.tokens", DType::f32, {4, 2})});
+  expect_no_tokens("expected calibration tokens");
+  batch_.ids[4] = -1;
+  ASSERT_TRUE(write_importance(path_, {}, batch_));
+  expect_no_tokens("expected tokens ≥ 0, got -1");
 }
 
 TEST_F(ImportanceFile, BadFilesAreBadInput) {
@@ -68,7 +94,7 @@ TEST_F(ImportanceFile, BadFilesAreBadInput) {
 }
 
 TEST_F(ImportanceFile, AFolderThatIsMissingIsOutOfResources) {
-  const Status status = write_importance(folder_.path() / "none" / "x.safetensors", {{"w", {1}}});
+  const Status status = write_importance(folder_.path() / "none" / "x.safetensors", {{"w", {1}}}, batch_);
   ASSERT_FALSE(status);
   EXPECT_EQ(status.error().code, ErrorCode::out_of_resources);
 }

@@ -74,7 +74,7 @@ double weighted_error(const TestMatrix& matrix, const QuantizedMatrix& encoded,
 
 QuantizedMatrix encoded(Encoder encoder, const TestMatrix& matrix, Format format, DType scales,
                         std::span<const float> importance = {}) {
-  auto result = encode(encoder, matrix.view(), format, scales, importance, "w");
+  auto result = encode(encoder, matrix.view(), format, scales, {importance}, "w");
   EXPECT_TRUE(result) << result.error().message;
   return std::move(*result);
 }
@@ -261,7 +261,7 @@ TEST(Encode, DoesNotDependOnThreads) {
       const MatrixView view{
           1, columns, DType::f16,
           std::span(matrix.bytes).subspan(static_cast<std::size_t>(row * columns * 2), 512)};
-      const auto piece = encode(encoder, view, {3, 32}, DType::f16, importance, "w");
+      const auto piece = encode(encoder, view, {3, 32}, DType::f16, {importance}, "w");
       ASSERT_TRUE(piece);
       pieces.weight.insert(pieces.weight.end(), piece->weight.begin(), piece->weight.end());
       pieces.scales.insert(pieces.scales.end(), piece->scales.begin(), piece->scales.end());
@@ -305,7 +305,7 @@ TEST(Encode, RefusesWeightsThatScalesCannotHold) {
 TEST(Encode, RefusesWhatDoesNotFit) {
   const TestMatrix matrix(2, 96, DType::f32, [](auto, auto) { return 1.0; });
   const auto attempt = [](MatrixView view, Format format, DType scales, std::vector<float> importance) {
-    return encode(Encoder::range, view, format, scales, importance, "model.w");
+    return encode(Encoder::range, view, format, scales, {importance}, "model.w");
   };
   expect_refused(attempt(matrix.view(), {4, 64}, DType::f32, {}), "multiple of the group size 64, got 96");
   expect_refused(attempt(matrix.view(), {16, 0}, DType::f32, {}), "dense");

@@ -18,21 +18,33 @@ struct EncodeOptions {
   std::uint64_t shard_limit_bytes = io::kShardLimitBytes;  ///< largest safetensors file
 };
 
+/// What is known of the modules' inputs.
+struct Calibration {
+  profile::Importance importance;
+  /// Where the plan has a module for `gptq`: what its second moments are measured on, block by block, with
+  /// the blocks in front already encoded.
+  calibrate::TokenBatch tokens;
+};
+/// The profile's file (profile::write_importance), or nothing known where `path` is empty. The tokens are
+/// read only where the plan needs them.
+Result<Calibration> read_calibration(const std::filesystem::path& path, const plan::Plan& plan);
+
 /// Writes the checkpoint that `plan` describes into the folder `out`: weights, config.json with
 /// "quantization", optiq.json (plan and provenance), and the source's tokenizer files. Each module is encoded
-/// by its own encoder; a module that `importance` does not list counts all its inputs alike. Dense modules
+/// by its own encoder; a module that `calibration` does not list counts all its inputs alike. Dense modules
 /// and the fixed tensors are copied as they are.
 ///
 /// `out` appears whole or not at all: it may be missing, empty, or an earlier output of this function (which
 /// is replaced); killed at any moment, the old content or the new is there. Memory: one module at a time
-/// beside the source's mapping. The bytes written depend on the arguments alone, not on threads or time.
+/// beside the source's mapping; for `gptq` also what profile::walk_grams takes. The bytes written depend on
+/// the arguments alone, not on threads or time.
 ///
 /// bad_input (naming the tensor) where the source is quantized already, or lacks a tensor of the plan, or has
 /// it in another shape or dtype, or holds a weight that is not finite; where `out` is a file or a foreign
-/// folder. out_of_resources where it cannot be written.
-Status encode_checkpoint(const io::Checkpoint& source, const plan::Plan& plan,
-                         const profile::Importance& importance, const std::filesystem::path& out,
-                         const EncodeOptions& options = {}, const Progress& progress = {});
+/// folder; where the plan has `gptq` and there are no tokens. out_of_resources where it cannot be written.
+Status encode_checkpoint(const io::Checkpoint& source, const plan::Plan& plan, const Calibration& calibration,
+                         const std::filesystem::path& out, const EncodeOptions& options = {},
+                         const Progress& progress = {});
 
 /// Whether encode_checkpoint could write `out`, asked before hours of work: bad_input where it is a file or a
 /// foreign folder, out_of_resources where nothing can be created beside it.

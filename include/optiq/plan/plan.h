@@ -63,8 +63,9 @@ struct Plan {
   std::string importance;
 };
 
-/// The tensors of the checkpoint in the order they are written: of each module P.weight (U32), P.scales and
-/// P.biases, or P.weight in the model's dtype where it is dense; then the fixed ones.
+/// The tensors of the checkpoint in the order they are written: the blocks' modules, then embeddings and head
+/// (whose inputs an encoder knows last); of each module P.weight (U32), P.scales and P.biases, or P.weight in
+/// the model's dtype where it is dense; then the fixed ones.
 std::vector<io::TensorSpec> checkpoint_tensors(const Plan& plan);
 
 /// Bytes of all safetensors files of the checkpoint, headers included, as io::layout_shards lays them.

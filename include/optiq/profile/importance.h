@@ -24,9 +24,14 @@ Result<Importance> measure_importance(const model::Model& model, const calibrate
 /// "x/sensitivity.importance.safetensors".
 std::filesystem::path importance_path(const std::filesystem::path& sensitivity);
 
-/// A safetensors file with one F32 tensor [in] a module. Replaced atomically.
-Status write_importance(const std::filesystem::path& path, const Importance& importance);
+/// A safetensors file with one F32 tensor [in] a module, and the calibration tokens that it was measured on
+/// (I32 [sequences, tokens], "calibration.tokens"): encoders that need more than importance measure on these
+/// again. Replaced atomically.
+Status write_importance(const std::filesystem::path& path, const Importance& importance,
+                        const calibrate::TokenBatch& batch);
 /// bad_input where a tensor is no F32 vector of finite, non-negative values.
 Result<Importance> read_importance(const std::filesystem::path& path);
+/// The tokens. bad_input where there are none, or fewer than 2 a sequence, or one is negative.
+Result<calibrate::TokenBatch> read_calibration_tokens(const std::filesystem::path& path);
 
 }  // namespace optiq::profile

@@ -1,0 +1,37 @@
+// Second moments of every module's inputs, one stage of the model at a time: what the encoder `gptq` needs.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+#include "optiq/base/progress.h"
+#include "optiq/calibrate/calibrate.h"
+#include "optiq/quant/gram.h"
+
+namespace optiq::profile {
+
+/// Module name → mean over tokens of x·xᵀ. Modules with the same input share one. A tied head's goes by the
+/// name of model.embed_tokens.
+using Grams = std::map<std::string, std::shared_ptr<const quant::Gram>>;
+
+/// What the rest of the pass shall use instead of a block's own weights: module name → [out, in].
+using Replacements = std::unordered_map<std::string, model::mx::array>;
+
+/// Sees one block's Grams (layer 0 … layers − 1), and at last the head's (layer −1).
+using GramVisitor = std::function<Result<Replacements>(std::int64_t layer, const Grams& grams)>;
+
+/// Takes the calibration sequences through the model block by block. Where `visit` returns replacements,
+/// later blocks see what the changed block gives. Memory: the hidden states of all sequences (f32), one
+/// block's weights and Grams. Cost: a forward pass, a second one of each block that was changed, and in²
+/// multiplications a token for each input of a block. Errors: those of `visit`; bad_input naming a module
+/// whose inputs are not finite.
+Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch, kernels::Compute compute,
+                  const GramVisitor& visit, const Progress& progress);
+
+/// The diagonal: mean squared activation of each input channel.
+std::vector<float> channel_energies(const quant::Gram& gram);
+
+}  // namespace optiq::profile

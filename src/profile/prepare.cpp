@@ -1,0 +1,81 @@
+#include "prepare.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "optiq/profile/grams.h"
+
+namespace optiq::profile {
+namespace {
+
+bool is_finite(const Importance& importance) {
+  return std::ranges::all_of(importance, [](const auto& entry) {
+    return std::ranges::all_of(entry.second, [](float value) { return std::isfinite(value); });
+  });
+}
+
+/// Activations that are not finite come from a weight that is not: names it.
+tl::unexpected<Error> describe_non_finite(const model::Model& model) {
+  for (const model::ModuleShape& module : model.modules()) {
+    const auto weight = model.dense_weight(module.name);
+    if (!weight) return tl::unexpected(weight.error());
+    model::mx::array is_finite = model::mx::all(model::mx::isfinite(*weight));
+    if (const Status status = model::evaluate({is_finite}); !status) return tl::unexpected(status.error());
+    if (!is_finite.item<bool>())
+      return fail(ErrorCode::bad_input, "{}.weight: expected finite weights", module.name);
+  }
+  return fail(ErrorCode::bad_input, "{}: activations on the calibration data are not finite",
+              model.checkpoint().folder().string());
+}
+
+/// Encodes by what is known of each input channel.
+Status encode_by_importance(const model::Model& model, const std::vector<Subject>& subjects,
+                            quant::Encoder encoder, Prepared& prepared, const Progress& progress) {
+  for (std::size_t i = 0; i < subjects.size(); ++i) {
+    report_progress(progress, "encoding every option", static_cast<double>(i),
+                    static_cast<double>(subjects.size()));
+    const auto found = prepared.importance.find(subjects[i].shape.name);
+    quant::Inputs inputs;
+    if (found != prepared.importance.end()) inputs.importance = found->second;
+    OPTIQ_CHECK(prepared.deltas.fill(i, model, encoder, inputs));
+  }
+  return {};
+}
+
+/// Encodes by second moments, block by block; notes the importance on the way.
+Status encode_by_grams(const model::Model& model, const calibrate::TokenBatch& batch,
+                       const std::vector<Subject>& subjects, const Options& options, Prepared& prepared,
+                       const Progress& progress) {
+  const auto visit = [&](std::int64_t layer, const Grams& grams) -> Result<Replacements> {
+    for (const auto& [module, gram] : grams) prepared.importance[module] = channel_energies(*gram);
+    for (std::size_t i = 0; i < subjects.size(); ++i) {
+      if (subjects[i].shape.layer != layer) continue;
+      const auto found = grams.find(subjects[i].shape.name);
+      const quant::Gram* gram = found == grams.end() ? nullptr : found->second.get();
+      OPTIQ_CHECK(prepared.deltas.fill(i, model, options.encoder, {.gram = gram}));
+    }
+    return Replacements{};
+  };
+  return walk_grams(model, batch, options.compute, visit, progress);
+}
+
+}  // namespace
+
+Result<Prepared> prepare(const model::Model& model, const calibrate::TokenBatch& batch,
+                         const std::vector<Subject>& subjects, const Options& options,
+                         const std::filesystem::path& scratch_folder, const Progress& progress) {
+  Prepared prepared;
+  OPTIQ_TRY(prepared.deltas, DeltaStore::create(subjects, scratch_folder));
+  if (options.encoder == quant::Encoder::gptq) {
+    const Status status = encode_by_grams(model, batch, subjects, options, prepared, progress);
+    if (!status && status.error().code == ErrorCode::bad_input) return describe_non_finite(model);
+    OPTIQ_CHECK(status);
+    return prepared;
+  }
+  OPTIQ_TRY(prepared.importance, measure_importance(model, batch, options.compute, progress));
+  if (!is_finite(prepared.importance)) return describe_non_finite(model);
+  OPTIQ_CHECK(encode_by_importance(model, subjects, options.encoder, prepared, progress));
+  return prepared;
+}
+
+}  // namespace optiq::profile
