@@ -86,6 +86,11 @@ mx::array quantized_embedding(const mx::array& tokens, const QuantizedWeight& ta
                         table.group_size, table.bits);
 }
 
+mx::array dequantize(const QuantizedWeight& weight) {
+  return mx::dequantize(weight.weight, as_f32(weight.scales), as_f32(weight.biases), weight.group_size,
+                        weight.bits);
+}
+
 mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps) {
   return mx::fast::rms_norm(x, mx::astype(weight, x.dtype()), eps);
 }
@@ -130,6 +135,30 @@ mx::array kl_divergence(const mx::array& reference, const mx::array& logits) {
   const mx::array p = log_softmax(reference), q = log_softmax(logits);
   const mx::array sum = mx::sum(mx::multiply(mx::exp(p), mx::subtract(p, q)), 1);
   return mx::maximum(sum, mx::array(0.0f));
+}
+
+namespace {
+
+/// log(1 − Σ exp) of each row, at least log(1e-9).
+mx::array log_rest(const mx::array& log_probabilities) {
+  const mx::array rest = mx::subtract(mx::array(1.0f), mx::sum(mx::exp(log_probabilities), 1));
+  return mx::log(mx::maximum(rest, mx::array(1e-9f)));
+}
+
+}  // namespace
+
+TopProbabilities top_probabilities(const mx::array& logits, int count) {
+  const mx::array order = mx::argpartition(mx::negative(logits), count - 1, 1);
+  const mx::array tokens = mx::slice(order, {0, 0}, {logits.shape(0), count});
+  const mx::array kept = mx::take_along_axis(log_softmax(logits), tokens, 1);
+  return {mx::astype(tokens, mx::int32), kept, log_rest(kept)};
+}
+
+mx::array top_divergence(const TopProbabilities& reference, const mx::array& logits) {
+  const mx::array q = mx::take_along_axis(log_softmax(logits), reference.tokens, 1);
+  const mx::array& p = reference.log_probabilities;
+  const mx::array kept = mx::sum(mx::multiply(mx::exp(p), mx::subtract(p, q)), 1);
+  return kept + mx::exp(reference.log_tail) * (reference.log_tail - log_rest(q));
 }
 
 mx::array gram(const mx::array& x) {

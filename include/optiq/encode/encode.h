@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,12 @@ Result<Calibration> read_calibration(const std::filesystem::path& path, const pl
 Status encode_checkpoint(const io::Checkpoint& source, const plan::Plan& plan, const Calibration& calibration,
                          const std::filesystem::path& out, const EncodeOptions& options = {},
                          const Progress& progress = {});
+
+/// Writes the encoded checkpoint `folder` anew with other bytes for some of its tensors (by name, each as
+/// long as the old one); all else is carried over, and the folder is swapped whole. bad_input for a folder
+/// that encode_checkpoint did not write; internal for a tensor that it lacks.
+Status replace_tensors(const std::filesystem::path& folder,
+                       const std::map<std::string, std::vector<std::byte>>& tensors);
 
 /// Whether encode_checkpoint could write `out`, asked before hours of work: bad_input where it is a file or a
 /// foreign folder, out_of_resources where nothing can be created beside it.

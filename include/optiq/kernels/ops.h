@@ -39,6 +39,10 @@ mx::array quantized_linear(const mx::array& x, const QuantizedWeight& weight,
 mx::array embedding(const mx::array& tokens, const mx::array& table);
 mx::array quantized_embedding(const mx::array& tokens, const QuantizedWeight& table);
 
+/// The matrix itself, q·s + b in f32 → [out, in]. vjp with respect to scales and biases, where these are f32:
+/// Σ of the group's dW·q, and of its dW.
+mx::array dequantize(const QuantizedWeight& weight);
+
 /// x / sqrt(mean(x², last axis) + eps) · weight. weight [width]. vjp with respect to x and weight.
 mx::array rms_norm(const mx::array& x, const mx::array& weight, float eps);
 
@@ -66,6 +70,19 @@ mx::array sample_rows(const mx::array& logits, const mx::array& uniforms);
 
 /// KL(softmax(reference) ‖ softmax(logits)) of each row, in nats; both [rows, vocabulary] → f32 [rows], ≥ 0.
 mx::array kl_divergence(const mx::array& reference, const mx::array& logits);
+
+/// What is kept of a row of reference logits: its most probable tokens, and what all others have together.
+struct TopProbabilities {
+  mx::array tokens;             ///< i32 [rows, count], in no particular order
+  mx::array log_probabilities;  ///< f32 [rows, count]
+  mx::array log_tail;           ///< f32 [rows]: log(1 − Σ of the kept), at least log(1e-9)
+};
+/// 1 ≤ count < vocabulary.
+TopProbabilities top_probabilities(const mx::array& logits, int count);
+
+/// KL of each row with all other tokens taken as one: Σ p·log(p/q) over the kept tokens and the tail, in
+/// nats; a lower bound of kl_divergence. logits [rows, vocabulary] → f32 [rows]. vjp with respect to logits.
+mx::array top_divergence(const TopProbabilities& reference, const mx::array& logits);
 
 /// Gram += xᵀ·x over all rows of x [..., n] → f32 [n, n].
 mx::array gram(const mx::array& x);

@@ -4,42 +4,13 @@
 #include <cmath>
 
 #include "cpu_ops.h"
-#include "optiq/base/threads.h"
 #include "primitive.h"
+#include "softmax.h"
 
 namespace optiq::kernels::cpu {
 namespace {
 
 constexpr std::size_t kDrawBlock = 256;
-
-/// Rows of logits and the constants of one row's softmax: p[i] = exp(x[i] − top) / sum.
-struct Softmax {
-  const float* x;
-  std::size_t width;
-  float top;
-  double sum;
-
-  Softmax(const float* row, std::size_t n)
-      : x(row), width(n), top(kernels().maximum(row, n)), sum(kernels().exp_sum(row, n, top)) {}
-};
-
-struct Logits {
-  const float* data;
-  std::size_t rows, width;
-
-  explicit Logits(const mx::array& a)
-      : data(a.data<float>()),
-        rows(static_cast<std::size_t>(a.shape(0))),
-        width(static_cast<std::size_t>(a.shape(1))) {}
-
-  [[nodiscard]] Softmax softmax(std::size_t row) const { return {data + row * width, width}; }
-
-  void for_each(const std::function<void(std::size_t)>& body) const {
-    parallel_for(rows, 1, [&](std::size_t begin, std::size_t end) {
-      for (std::size_t row = begin; row < end; ++row) body(row);
-    });
-  }
-};
 
 /// A label outside the vocabulary gives NaN: it is only known when the work is done.
 void label_forward(const Arrays& in, Arrays& out) {
@@ -52,8 +23,7 @@ void label_forward(const Arrays& in, Arrays& out) {
       return;
     }
     const Softmax s = logits.softmax(row);
-    const double shifted = static_cast<double>(s.x[labels[row]]) - static_cast<double>(s.top);
-    y[row] = static_cast<float>(shifted - std::log(s.sum));
+    y[row] = static_cast<float>(s.log_probability(labels[row]));
   });
 }
 
