@@ -56,7 +56,7 @@ class Encoding {
   Status run() {
     OPTIQ_CHECK(needs_grams(plan_) ? write_measured_modules() : write_modules());
     for (const io::TensorSpec& tensor : plan_.fixed) OPTIQ_CHECK(copy(tensor));
-    report(static_cast<double>(plan_.model.parameters));
+    report("finishing", static_cast<double>(plan_.model.parameters));
     return writer_.finish(static_cast<std::uint64_t>(plan_.model.parameters));
   }
 
@@ -79,7 +79,7 @@ class Encoding {
     profile::Replacements written;
     for (const plan::PlannedModule& module : plan_.modules) {
       if (module.layer != layer) continue;
-      report(done_);
+      report("encoding", done_);
       OPTIQ_CHECK(write_module(module, grams, written));
       done_ += static_cast<double>(module.out_features) * static_cast<double>(module.in_features);
     }
@@ -116,8 +116,8 @@ class Encoding {
     return writer_.write(tensor.name, view.bytes);
   }
 
-  void report(double done) const {
-    report_progress(progress_, "encoding", done, static_cast<double>(plan_.model.parameters));
+  void report(std::string_view what, double done) const {
+    report_progress(progress_, what, done, static_cast<double>(plan_.model.parameters));
   }
 
   const io::Checkpoint& source_;

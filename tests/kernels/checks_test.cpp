@@ -109,6 +109,17 @@ TEST(Checks, Logits) {
   expect_refused([&] { return kl_divergence(logits, floats({2, 6})); }, "kl_divergence: logits:");
   expect_refused([&] { return sample_rows(logits, floats({3})); }, "sample_rows: uniforms:");
   expect_refused([&] { return gram(mx::array(1.0f)); }, "gram: x:");
+  expect_refused([&] { return top_probabilities(logits, 5).tokens; }, "top_probabilities: count:");
+  expect_refused(
+      [&] {
+        return top_divergence(top_probabilities(logits, 2), floats({2, 6, 1}));
+      },
+      "top_divergence: logits:");
+  expect_refused(
+      [&] {
+        return top_divergence(top_probabilities(logits, 2), floats({3, 5}));
+      },
+      "top_divergence: tokens:");
 }
 
 }  // namespace

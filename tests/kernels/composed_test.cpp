@@ -85,8 +85,24 @@ TEST(Composed, Logits) {
               1e-5);
   EXPECT_TRUE(close(kl_divergence(p, q), values(composed::kl_divergence(p, q)), 1e-5));
   EXPECT_TRUE(close(gram(p), values(composed::gram(p)), 1e-3));
+  const TopProbabilities top = composed::top_probabilities(p, 20);
+  const TopProbabilities ours = top_probabilities(p, 20);
+  EXPECT_TRUE(close(ours.log_tail, values(top.log_tail), 1e-4));
+  EXPECT_TRUE(close(mx::sort(ours.tokens, 1), values(mx::sort(top.tokens, 1)), 0));
+  expect_same([&](const auto& a) { return top_divergence(top, a[0]); },
+              [&](const auto& a) { return composed::top_divergence(top, a[0]); }, {q}, random, 1e-4);
   const mx::array uniforms({0.0f, 0.2f, 0.5f, 0.7f, 0.999f});
   EXPECT_EQ(values(sample_rows(p, uniforms)), values(composed::sample_rows(p, uniforms)));
+}
+
+TEST(Composed, Dequantize) {
+  Random random(57);
+  const mx::array weight = random_array(random, {6, 128});
+  const auto packed = mx::quantize(weight, 64, 3);
+  const auto matrix = [&](const auto& a) { return QuantizedWeight{packed[0], a[0], a[1], 3, 64}; };
+  expect_same([&](const auto& a) { return dequantize(matrix(a)); },
+              [&](const auto& a) { return composed::dequantize(matrix(a)); }, {packed[1], packed[2]}, random,
+              1e-5);
 }
 
 }  // namespace

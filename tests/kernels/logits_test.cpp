@@ -1,3 +1,5 @@
+#include <set>
+
 #include "kernels/reference.h"
 #include "optiq/kernels/ops.h"
 
@@ -105,6 +107,95 @@ TEST(SampleRows, NeverDrawsTheImpossible) {
   for (const float u : {0.0f, 0.3f, 0.75f, std::nextafter(1.0f, 0.0f)}) {
     EXPECT_EQ(values(sample_rows(logits, mx::array({u})))[0], u < 0.5f ? 300 : 301);
   }
+}
+
+/// KL with all tokens but `kept` taken as one.
+double lumped_divergence(const Doubles& log_p, const Doubles& log_q, const std::set<std::size_t>& kept) {
+  double sum = 0, p_tail = 0, q_tail = 0;
+  for (std::size_t i = 0; i < log_p.size(); ++i) {
+    if (kept.contains(i)) {
+      sum += std::exp(log_p[i]) * (log_p[i] - log_q[i]);
+    } else {
+      p_tail += std::exp(log_p[i]);
+      q_tail += std::exp(log_q[i]);
+    }
+  }
+  return sum + p_tail * std::log(p_tail / q_tail);
+}
+
+Doubles row_of(const Doubles& rows, std::size_t row, std::size_t width) {
+  return {rows.begin() + static_cast<std::ptrdiff_t>(row * width),
+          rows.begin() + static_cast<std::ptrdiff_t>((row + 1) * width)};
+}
+
+TEST(TopProbabilities, AreTheLargestAndTheirRest) {
+  Random random(36);
+  for (const int width : {2, 17, 5000}) {
+    const int count = std::max(1, width / 3);
+    const mx::array logits = random_array(random, {5, width}, mx::float32, 2);
+    const TopProbabilities top = top_probabilities(logits, count);
+    const Doubles all = reference::log_softmax(values(logits), width);
+    const Doubles tokens = values(top.tokens), kept = values(top.log_probabilities),
+                  tail = values(top.log_tail);
+    for (std::size_t row = 0; row < 5; ++row) {
+      Doubles sorted = row_of(all, row, static_cast<std::size_t>(width));
+      std::sort(sorted.rbegin(), sorted.rend());
+      std::set<double> seen;
+      double sum = 0;
+      for (std::size_t i = row * count; i < (row + 1) * static_cast<std::size_t>(count); ++i) {
+        EXPECT_NEAR(kept[i], all[row * width + static_cast<std::size_t>(tokens[i])], 1e-5);
+        EXPECT_GE(kept[i], sorted[static_cast<std::size_t>(count) - 1] - 1e-5);
+        EXPECT_TRUE(seen.insert(tokens[i]).second);
+        sum += std::exp(all[row * width + static_cast<std::size_t>(tokens[i])]);
+      }
+      EXPECT_NEAR(tail[row], std::log(1 - sum), 1e-4);
+    }
+  }
+}
+
+TEST(TopDivergence, IsTheDivergenceWithAllOthersAsOne) {
+  Random random(37);
+  const int width = 3000;
+  const mx::array p = random_array(random, {4, width}, mx::float32, 2),
+                  q = random_array(random, {4, width}, mx::float32, 2);
+  const TopProbabilities top = top_probabilities(p, 50);
+  const Doubles log_p = reference::log_softmax(values(p), width),
+                log_q = reference::log_softmax(values(q), width);
+  const Doubles tokens = values(top.tokens), actual = values(top_divergence(top, q));
+  const Doubles whole = reference::kl_divergence(values(p), values(q), width);
+  for (std::size_t row = 0; row < 4; ++row) {
+    std::set<std::size_t> kept;
+    for (std::size_t i = row * 50; i < row * 50 + 50; ++i) kept.insert(static_cast<std::size_t>(tokens[i]));
+    const double expected = lumped_divergence(row_of(log_p, row, width), row_of(log_q, row, width), kept);
+    EXPECT_NEAR(actual[row], expected, 1e-4 * expected);
+    EXPECT_LE(actual[row], whole[row] * (1 + 1e-5));
+  }
+  for (const double value : values(top_divergence(top, p))) EXPECT_NEAR(value, 0, 1e-5);
+}
+
+TEST(TopDivergence, GradientMatchesCentralDifferences) {
+  Random random(38);
+  const mx::array p = random_array(random, {3, 23}), q = random_array(random, {3, 23});
+  const TopProbabilities top = top_probabilities(p, 6);
+  const Doubles log_p = reference::log_softmax(values(p), 23), tokens = values(top.tokens);
+  const auto reference = [&](const std::vector<Doubles>& in) {
+    const Doubles log_q = reference::log_softmax(in[0], 23);
+    Doubles y;
+    for (std::size_t row = 0; row < 3; ++row) {
+      std::set<std::size_t> kept;
+      for (std::size_t i = row * 6; i < row * 6 + 6; ++i) kept.insert(static_cast<std::size_t>(tokens[i]));
+      y.push_back(lumped_divergence(row_of(log_p, row, 23), row_of(log_q, row, 23), kept));
+    }
+    return y;
+  };
+  expect_vjp([&](const auto& in) { return top_divergence(top, in[0]); }, reference, {q},
+             random_array(random, {3}), 5e-6);
+}
+
+TEST(TopDivergence, TokensOutsideTheVocabularyGiveNaN) {
+  TopProbabilities top = top_probabilities(mx::zeros({1, 4}), 1);
+  top.tokens = mx::array({4}, {1, 1});
+  EXPECT_TRUE(std::isnan(values(top_divergence(top, mx::zeros({1, 4})))[0]));
 }
 
 }  // namespace

@@ -133,5 +133,42 @@ TEST(QuantizedEmbedding, TokensOutsideTheTableGiveNaNRows) {
     EXPECT_TRUE(std::isnan(value));
 }
 
+TEST(Dequantize, GivesTheMatrixInEveryFormat) {
+  Random random(48);
+  for_each_format([&](int bits, int group, mx::Dtype dtype) {
+    const QuantizedWeight w =
+        random_weight(random, 1 + static_cast<int>(random.below(40)), 2 * group, bits, group, dtype);
+    const Doubles expected = dequantized(w);
+    EXPECT_TRUE(close(dequantize(w), expected, 2 * kF32Epsilon * largest(expected))) << bits << "x" << group;
+  });
+}
+
+TEST(Dequantize, GradientsAreSumsOverEachGroup) {
+  Random random(49);
+  for (const int bits : quant::kBitChoices) {
+    const QuantizedWeight w = random_weight(random, 19, 192, bits, 64, mx::float32);
+    const mx::array cotangent = random_array(random, {19, 192});
+    const auto gradients = array_vjp(
+        [&](const auto& in) {
+          QuantizedWeight moved = w;
+          moved.scales = in[0];
+          moved.biases = in[1];
+          return dequantize(moved);
+        },
+        {w.scales, w.biases}, cotangent);
+    QuantizedWeight levels = w;  // scale one, bias nought
+    levels.scales = mx::ones_like(w.scales);
+    levels.biases = mx::zeros_like(w.biases);
+    const Doubles q = dequantized(levels), dw = values(cotangent);
+    Doubles dscales(57, 0.0), dbiases(57, 0.0);
+    for (std::size_t i = 0; i < dw.size(); ++i) {
+      dscales[i / 64] += dw[i] * q[i];
+      dbiases[i / 64] += dw[i];
+    }
+    EXPECT_TRUE(close(gradients[0], dscales, 64 * kF32Epsilon * largest(dw) * (1 << bits) * 8)) << bits;
+    EXPECT_TRUE(close(gradients[1], dbiases, 64 * kF32Epsilon * largest(dw) * 8)) << bits;
+  }
+}
+
 }  // namespace
 }  // namespace optiq::kernels

@@ -1,9 +1,12 @@
 // Each estimator against what it estimates, computed another way.
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "bench.h"
 #include "optiq/base/half.h"
 #include "optiq/base/statistics.h"
+#include "optiq/profile/grams.h"
 #include "support/seed.h"
 
 namespace optiq::profile {
@@ -228,6 +231,96 @@ TEST_P(Estimators, ImportanceIsTheMeanSquareOfEachInput) {
         << module;
   }
   EXPECT_EQ(importance.contains("model.embed_tokens"), tiny.model.config().tied_embeddings);
+}
+
+/// Mean of x·xᵀ in double.
+Doubles mean_gram(const Doubles& rows, std::size_t width) {
+  Doubles gram(width * width, 0.0);
+  const std::size_t count = rows.size() / width;
+  for (std::size_t row = 0; row < count; ++row) {
+    for (std::size_t i = 0; i < width; ++i) {
+      for (std::size_t j = 0; j < width; ++j)
+        gram[i * width + j] += rows[row * width + i] * rows[row * width + j] / static_cast<double>(count);
+    }
+  }
+  return gram;
+}
+
+TEST_P(Estimators, GramsAreTheMeanProductsOfTheInputs) {
+  const TinyBench tiny(GetParam(), random_, 2, 11);
+  std::map<std::string, Doubles> expected;
+  for (std::int64_t sequence = 0; sequence < 2; ++sequence) {
+    for (const auto& [module, inputs] : tapped_inputs(tiny, sequence)) {
+      Doubles& all = expected[module];
+      all.insert(all.end(), inputs.begin(), inputs.end());
+    }
+  }
+  std::vector<std::int64_t> layers;
+  const auto visit = [&](std::int64_t layer, const Grams& grams) -> Result<Replacements> {
+    layers.push_back(layer);
+    for (const auto& [module, gram] : grams) {
+      const auto width = static_cast<std::size_t>(gram->in_features());
+      const Doubles reference = mean_gram(expected.at(module), width);
+      EXPECT_TRUE(test::close(Doubles(gram->moments().begin(), gram->moments().end()), reference,
+                              1e-5 * test::largest(reference)))
+          << module;
+      expected.erase(module);
+    }
+    return Replacements{};
+  };
+  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, visit, nullptr));
+  EXPECT_TRUE(expected.empty());
+  std::vector<std::int64_t> order;
+  for (std::int64_t layer = 0; layer < tiny.model.config().layers; ++layer) order.push_back(layer);
+  order.push_back(-1);
+  EXPECT_EQ(layers, order);
+}
+
+TEST_P(Estimators, ModulesWithOneInputShareAGram) {
+  const TinyBench tiny(GetParam(), random_, 1, 5);
+  std::set<const quant::Gram*> distinct;
+  std::size_t modules = 0;
+  const auto visit = [&](std::int64_t layer, const Grams& grams) -> Result<Replacements> {
+    if (layer != 0) return Replacements{};
+    modules = grams.size();
+    for (const auto& [module, gram] : grams) distinct.insert(gram.get());
+    return Replacements{};
+  };
+  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, visit, nullptr));
+  EXPECT_GE(modules, 4u);
+  EXPECT_EQ(distinct.size(), 4u);  // in front of q/k/v, o, gate/up and down
+}
+
+/// Blocks behind a replaced one see what it gives: as if the model had these weights from the start.
+TEST_P(Estimators, ReplacementsReachTheBlocksBehind) {
+  const TinyBench tiny(GetParam(), random_, 2, 7);
+  std::unordered_map<std::string, mx::array> replaced;
+  for (std::size_t i = 0; i < tiny.subjects.size(); ++i) {
+    if (tiny.subjects[i].shape.layer == 0)
+      replaced.insert_or_assign(tiny.subjects[i].shape.name, tiny.moved(i, 0, 1.0));
+  }
+  std::map<std::string, Doubles> expected;
+  for (std::int64_t sequence = 0; sequence < 2; ++sequence) {
+    model::Pass pass{.compute = kernels::Compute::f32, .weights = &replaced};
+    std::vector<std::pair<std::string, mx::array>> taps;
+    pass.tap = [&](const std::string& module, const mx::array& input) { taps.emplace_back(module, input); };
+    test::values(tiny.model.forward(tiny.batch.array(sequence), pass));
+    for (const auto& [module, input] : taps) {
+      const Doubles values = test::values(input);
+      expected[module].insert(expected[module].end(), values.begin(), values.end());
+    }
+  }
+  const auto visit = [&](std::int64_t layer, const Grams& grams) -> Result<Replacements> {
+    if (layer == 0) return replaced;
+    for (const auto& [module, gram] : grams) {
+      const Doubles reference = mean_gram(expected.at(module), static_cast<std::size_t>(gram->in_features()));
+      EXPECT_TRUE(test::close(Doubles(gram->moments().begin(), gram->moments().end()), reference,
+                              1e-4 * test::largest(reference)))
+          << module;
+    }
+    return Replacements{};
+  };
+  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, visit, nullptr));
 }
 
 }  // namespace

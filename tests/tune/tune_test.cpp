@@ -1,0 +1,209 @@
+#include <gtest/gtest.h>
+
+#include "optiq/base/random.h"
+#include "optiq/encode/encode.h"
+#include "optiq/tune/distill.h"
+#include "src/tune/student.h"
+#include "support/arrays.h"
+#include "support/contains.h"
+#include "support/quantized_model.h"
+#include "support/seed.h"
+#include "support/temporary_folder.h"
+
+namespace optiq::tune {
+namespace {
+
+namespace fs = std::filesystem;
+using test::Doubles;
+using test::values;
+
+calibrate::TokenBatch random_batch(Random& random, const model::Model& model, std::int64_t sequences,
+                                   std::int64_t tokens) {
+  calibrate::TokenBatch batch{sequences, tokens, {}};
+  for (std::int64_t i = 0; i < sequences * tokens; ++i)
+    batch.ids.push_back(
+        static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(model.config().vocabulary))));
+  return batch;
+}
+
+kernels::TopProbabilities target_of(const model::Model& reference, const mx::array& tokens, int count) {
+  const mx::array logits = reference.forward(tokens);
+  return kernels::top_probabilities(mx::reshape(logits, {-1, logits.shape(-1)}), count);
+}
+
+std::vector<PairGradients> zeros_of(const std::vector<Pairs>& pairs) {
+  std::vector<PairGradients> sums;
+  for (const Pairs& p : pairs) sums.push_back({mx::zeros_like(p.scales), mx::zeros_like(p.biases)});
+  return sums;
+}
+
+class StudentGradient : public testing::TestWithParam<const char*> {};
+
+/// Moves every pair of a module along its gradient, both ways: the divergence changes as the gradient says.
+TEST_P(StudentGradient, MatchesDifferencesOfTheDivergence) {
+  Random random(test::seed());
+  const auto folders = test::quantized_pair(GetParam(), mx::float32);
+  const test::OpenedModel student(folders.quantized);
+  const auto reference = model::Model::open(test::golden_folder(GetParam())).value();
+  const calibrate::TokenBatch batch = random_batch(random, *student.model, 1, 12);
+  const auto target = target_of(reference, batch.array(0), 10);
+  std::vector<Pairs> pairs = trainable_pairs(*student.model, 8);
+  ASSERT_GT(pairs.size(), 4u);
+  const Student measured(*student.model, pairs, kernels::Compute::f32);
+  std::vector<PairGradients> sums = zeros_of(pairs);
+  ASSERT_TRUE(measured.add_gradients(batch.array(0), target, sums));
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    const auto slope_along = [&](mx::array& place, const mx::array& gradient) {
+      const double length = test::norm(values(gradient));
+      const mx::array start = place;
+      const auto at = [&](double step) {
+        place = start + gradient * mx::array(static_cast<float>(step / length));
+        return measured.divergence(batch.array(0), target).value();
+      };
+      const auto difference = [&](double h) { return (at(h) - at(-h)) / (2 * h); };
+      const double h = 0.004 / length;
+      const double slope = (4 * difference(h) - difference(2 * h)) / 3;  // without the third derivative's h²
+      place = start;
+      return std::pair(slope, length);
+    };
+    for (const bool scales : {true, false}) {
+      const mx::array gradient = scales ? sums[i].scales : sums[i].biases;
+      const auto [slope, length] = slope_along(scales ? pairs[i].scales : pairs[i].biases, gradient);
+      // The fifth derivative's h⁴, and f32 rounding of the divergence over 2h.
+      EXPECT_NEAR(slope, length, 0.02 * length) << pairs[i].module << (scales ? " scales" : " biases");
+    }
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Golden, StudentGradient, testing::Values("llama", "qwen3"), test::golden_name);
+
+TEST(Trainable, LeavesOutDenseModulesAndThoseOfMoreBits) {
+  const auto folders = test::quantized_pair("llama", mx::float32);
+  const test::OpenedModel student(folders.quantized);
+  for (const int most : {2, 5, 8}) {
+    std::size_t expected = 0;
+    for (const auto& module : student.model->modules()) {
+      const quant::Format format = student.model->format(module.name);
+      expected += !format.is_dense() && format.bits <= most ? 1 : 0;
+    }
+    const auto pairs = trainable_pairs(*student.model, most);
+    EXPECT_EQ(pairs.size(), expected);
+    for (const Pairs& p : pairs) EXPECT_LE(p.stored.bits, most);
+  }
+}
+
+/// A golden model encoded by hand at 2 bits, with its plan.
+class Distill : public testing::Test {
+ protected:
+  void SetUp() override {
+    plan_.model = {"llama",
+                   "llama",
+                   0,
+                   DType::bf16,
+                   reference_.config().layers,
+                   reference_.config().kv_heads,
+                   reference_.config().head_dim};
+    for (const auto& [name, tensor] : reference_.checkpoint().tensors())
+      plan_.model.parameters += tensor.elements();
+    for (const auto& shape : reference_.modules()) {
+      plan::PlannedModule module{shape.name, shape.out_features, shape.in_features, shape.layer, {2, 32}};
+      module.encoder = quant::Encoder::rtn;
+      module.bytes = quant::module_bytes(shape.out_features, shape.in_features, module.format, DType::bf16);
+      plan_.modules.push_back(module);
+    }
+    for (const auto& [name, tensor] : reference_.checkpoint().tensors()) {
+      const bool is_module = std::ranges::any_of(
+          plan_.modules, [&, key = name](const auto& m) { return m.name + ".weight" == key; });
+      if (!is_module) plan_.fixed.push_back({name, tensor.dtype, tensor.shape});
+    }
+    plan_.bytes = plan::exact_bytes(plan_);
+    plan_.bits_per_weight =
+        static_cast<double>(plan_.bytes) * 8 / static_cast<double>(plan_.model.parameters);
+    const Status status = encode::encode_checkpoint(reference_.checkpoint(), plan_, {}, out_);
+    ASSERT_TRUE(status) << status.error().message;
+    options_.compute = kernels::Compute::f32;
+    options_.held_out_sequences = 4;
+    options_.kept_tokens = 20;
+    options_.learning_rate = 3e-3;
+    options_.epochs = 6;
+  }
+
+  std::map<std::string, std::vector<std::byte>> contents() const {
+    std::map<std::string, std::vector<std::byte>> all;
+    const auto checkpoint = io::Checkpoint::open(out_).value();
+    for (const auto& [name, tensor] : checkpoint.tensors())
+      all[name].assign(tensor.bytes.begin(), tensor.bytes.end());
+    return all;
+  }
+
+  Random random_{test::seed()};
+  model::Model reference_ = model::Model::open(test::golden_folder("llama")).value();
+  test::TemporaryFolder folder_;
+  fs::path out_ = folder_.path() / "out";
+  plan::Plan plan_;
+  DistillOptions options_;
+};
+
+TEST_F(Distill, LowersTheHeldOutDivergenceAndChangesPairsOnly) {
+  const auto before = contents();
+  const auto batch = random_batch(random_, reference_, 28, 24);
+  const auto result = distill(out_, reference_, batch, options_, nullptr);
+  ASSERT_TRUE(result) << result.error().message;
+  ASSERT_GT(result->best, 0u);
+  EXPECT_LT(result->held_out[result->best], 0.97 * result->held_out[0]);
+  EXPECT_TRUE(encode::verify_checkpoint(out_));
+  bool changed = false;
+  for (const auto& [name, bytes] : contents()) {
+    const bool is_pair = name.ends_with(".scales") || name.ends_with(".biases");
+    EXPECT_TRUE(is_pair || bytes == before.at(name)) << name;
+    changed |= bytes != before.at(name);
+  }
+  EXPECT_TRUE(changed);
+  // What was reported is what the file gives.
+  const auto written = model::Model::open(out_).value();
+  double sum = 0;
+  for (std::int64_t i = 24; i < 28; ++i) {
+    const mx::array logits = written.forward(batch.array(i));
+    const mx::array kl = kernels::top_divergence(target_of(reference_, batch.array(i), 20),
+                                                 mx::reshape(logits, {-1, logits.shape(-1)}));
+    for (const double value : values(kl)) sum += value / 24 / 4;
+  }
+  EXPECT_NEAR(sum, result->held_out[result->best], 1e-4 * sum);
+}
+
+TEST_F(Distill, KeepsTheCheckpointWhereNothingIsBetter) {
+  const auto before = contents();
+  options_.learning_rate = 10;
+  const auto result = distill(out_, reference_, random_batch(random_, reference_, 12, 16), options_, nullptr);
+  ASSERT_TRUE(result) << result.error().message;
+  EXPECT_EQ(result->best, 0u);
+  EXPECT_EQ(contents(), before);
+  EXPECT_LT(result->steps, 24);  // it stopped early
+}
+
+TEST_F(Distill, RefusesWhatCannotBe) {
+  const auto expect_refused = [&](const fs::path& folder, std::int64_t sequences,
+                                  const DistillOptions& options, std::string_view part) {
+    const auto result =
+        distill(folder, reference_, random_batch(random_, reference_, sequences, 8), options, nullptr);
+    ASSERT_FALSE(result);
+    EXPECT_TRUE(test::contains(result.error().message, part)) << result.error().message;
+  };
+  expect_refused(out_, 4, options_, "more than 4 calibration sequences, got 4");
+  expect_refused(folder_.path() / "none", 12, options_, "none");
+  DistillOptions bad = options_;
+  bad.learning_rate = -1;
+  expect_refused(out_, 12, bad, "positive learning rate");
+  bad = options_;
+  bad.kept_tokens = reference_.config().vocabulary;
+  expect_refused(out_, 12, bad, "kept tokens");
+  const auto other = model::Model::open(test::golden_folder("qwen3")).value();
+  if (other.config().vocabulary == reference_.config().vocabulary &&
+      other.config().layers == reference_.config().layers)
+    return;
+  const auto result = distill(out_, other, random_batch(random_, reference_, 12, 8), options_, nullptr);
+  ASSERT_FALSE(result);
+  EXPECT_EQ(result.error().code, ErrorCode::bad_input);
+}
+
+}  // namespace
+}  // namespace optiq::tune
