@@ -10,7 +10,7 @@ namespace optiq::apps {
 
 struct ProfileArguments {
   calibrate::Source source;
-  std::string estimator = "fisher", encoder = "range", compute = "bf16";
+  std::string estimator = "fisher", encoder = "gptq", compute = "bf16";
   std::vector<int> bits, groups;
   std::int64_t label_draws = profile::Options{}.label_draws;
 };

@@ -4,6 +4,9 @@
 #include "optiq/evaluate/evaluate.h"
 #include "optiq/report/html.h"
 #include "optiq/report/table.h"
+#include "optiq/tune/distill.h"
+#include "optiq/tune/effort.h"
+#include "optiq/tune/refine.h"
 #include "profile_options.h"
 #include "quality_json.h"
 
@@ -13,7 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Arguments {
-  std::string model, out, sensitivity, text;
+  std::string model, out, sensitivity, text, effort = "balanced";
   std::int64_t eval_sequences = 16;
   ProfileArguments profile;
   PlanArguments plan;
@@ -26,13 +29,14 @@ struct Candidate {
   evaluate::Quality quality;
 };
 
-/// Tokens that the profile has not seen: a text file, or the calibration source with another seed.
-Result<calibrate::TokenBatch> held_out_tokens(const Arguments& args, const model::Model& model,
-                                              const io::Tokenizer& tokenizer, Console& console) {
+/// Tokens that the profile has not seen: a text, or the calibration source, with another seed.
+Result<calibrate::TokenBatch> other_tokens(const Arguments& args, const std::string& text,
+                                           std::uint64_t seed_step, const model::Model& model,
+                                           const io::Tokenizer& tokenizer, Console& console) {
   calibrate::Source source = args.profile.source;
-  if (!args.text.empty()) source.name = args.text;
+  if (!text.empty()) source.name = text;
   source.sequences = args.eval_sequences;
-  ++source.seed;
+  source.seed += seed_step;
   return calibrate::load(source, model, tokenizer, console.progress());
 }
 
@@ -42,14 +46,50 @@ Result<evaluate::Quality> measure(const fs::path& folder, const model::Model& re
   return evaluate::evaluate_text(model, &reference, batch.ids, {.context = batch.tokens}, console.progress());
 }
 
-/// The profile that was named if it is there, otherwise a new one.
-Result<profile::Sensitivity> sensitivity_of(const Arguments& args, const fs::path& file,
-                                            const model::Model& model, const io::Tokenizer& tokenizer,
-                                            Console& console) {
+/// Says how long it will take, and measures the sensitivities.
+Result<profile::Sensitivity> measure_sensitivity(const Arguments& args, const tune::Recipe& recipe,
+                                                 const fs::path& file, const model::Model& model,
+                                                 const io::Tokenizer& tokenizer, Console& console) {
+  OPTIQ_TRY(const auto options, profile_options(args.profile));
+  OPTIQ_TRY(const double seconds, tune::estimate_seconds(model, recipe, args.profile.source.tokens,
+                                                         options.label_draws, options.formats.size()));
+  console.print(fmt::format("effort {}: about {}\n", args.effort, format_duration(seconds)));
+  return profile::profile(model, tokenizer, args.profile.source, options, file, console.progress());
+}
+
+/// The profile in `file` where it is one of this model and these options, otherwise a new one. One that was
+/// named is taken as it is.
+Result<profile::Sensitivity> sensitivity_of(const Arguments& args, const tune::Recipe& recipe,
+                                            const fs::path& file, const model::Model& model,
+                                            const io::Tokenizer& tokenizer, Console& console) {
   std::error_code ignored;
   if (!args.sensitivity.empty() && fs::exists(file, ignored)) return profile::read_sensitivity(file);
   OPTIQ_TRY(const auto options, profile_options(args.profile));
-  return profile::profile(model, tokenizer, args.profile.source, options, file, console.progress());
+  if (auto known = profile::find_profile(file, model, args.profile.source, options)) return std::move(*known);
+  return measure_sensitivity(args, recipe, file, model, tokenizer, console);
+}
+
+/// The plan carried out in OUT, corrected and tuned as the recipe says.
+Result<tune::RefineResult> carry_out(const Arguments& args, const tune::Recipe& recipe, const fs::path& file,
+                                     const profile::Sensitivity& sensitivity, const plan::Rules& rules,
+                                     const model::Model& model, const io::Tokenizer& tokenizer,
+                                     Console& console) {
+  OPTIQ_TRY(const auto budget, budget_of(args.plan, sensitivity));
+  OPTIQ_TRY(const auto held_out, other_tokens(args, "", 2, model, tokenizer, console));
+  std::vector<plan::Plan> guards;
+  const bool is_free = rules.pins.empty() && !budget.latency;  // a uniform plan would break these
+  if (auto uniform = plan::uniform_plan_at_most(sensitivity, budget.file_bytes); uniform && is_free)
+    guards.push_back(std::move(*uniform));
+  const fs::path activations = profile::importance_path(file);
+  OPTIQ_TRY(auto result,
+            tune::refine(model, sensitivity, budget, rules, activations, std::move(guards), held_out,
+                         args.out, {.rounds = recipe.refine_rounds}, console.progress()));
+  if (recipe.distill_epochs > 0) {
+    OPTIQ_TRY(const auto tokens, profile::read_calibration_tokens(activations));
+    OPTIQ_CHECK(
+        tune::distill(args.out, model, tokens, {.epochs = recipe.distill_epochs}, console.progress()));
+  }
+  return result;
 }
 
 /// The uniform plan by rounding to nearest, written beside `out`, measured and removed again.
@@ -118,22 +158,26 @@ Status write_report(const fs::path& path, const profile::Sensitivity& sensitivit
   return write_file_atomically(path, report::html_report(input));
 }
 
-Status quantize(const Arguments& args, Console& console) {
+Json candidates_json(const tune::RefineResult& refined) {
+  Json json = Json::array();
+  for (const tune::Candidate& candidate : refined.candidates)
+    json.push_back(
+        {{"name", candidate.name}, {"bytes", candidate.plan.bytes}, {"held_out_kl", candidate.divergence}});
+  return json;
+}
+
+Status quantize(const Arguments& args, const tune::Recipe& recipe, Console& console) {
   OPTIQ_CHECK(encode::check_output(args.out));
   OPTIQ_TRY(const auto model, model::Model::open(args.model));
   OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(args.model));
   const fs::path file = args.sensitivity.empty() ? args.out + ".sensitivity.json" : args.sensitivity;
-  OPTIQ_TRY(const auto sensitivity, sensitivity_of(args, file, model, tokenizer, console));
-  OPTIQ_TRY(const auto budget, budget_of(args.plan, sensitivity));
   OPTIQ_TRY(const auto rules, rules_of(args.plan));
-  Candidate ours{"optiq", {}, {}};
-  OPTIQ_TRY(ours.plan, plan::make_plan(sensitivity, budget, rules));
-  OPTIQ_TRY(const auto calibration, encode::read_calibration(profile::importance_path(file), ours.plan));
-  OPTIQ_CHECK(encode::encode_checkpoint(model.checkpoint(), ours.plan, calibration, args.out, {},
-                                        console.progress()));
+  OPTIQ_TRY(const auto sensitivity, sensitivity_of(args, recipe, file, model, tokenizer, console));
+  OPTIQ_TRY(const auto refined, carry_out(args, recipe, file, sensitivity, rules, model, tokenizer, console));
+  Candidate ours{"optiq", refined.candidates[refined.best].plan, {}};
   OPTIQ_CHECK(encode::verify_checkpoint(args.out));
 
-  OPTIQ_TRY(const auto batch, held_out_tokens(args, model, tokenizer, console));
+  OPTIQ_TRY(const auto batch, other_tokens(args, args.text, 1, model, tokenizer, console));
   OPTIQ_TRY(ours.quality, measure(args.out, model, batch, console));
   std::vector<report::Quality> rows{report_row(ours)};
   std::optional<Candidate> baseline;
@@ -152,6 +196,7 @@ Status quantize(const Arguments& args, Console& console) {
   json.update(quality_json(ours.quality));
   json["out"] = args.out;
   json["sensitivity"] = file.string();
+  json["candidates"] = candidates_json(refined);
   if (baseline) json["baseline"] = candidate_json(*baseline);
   console.print_json(json);
   return {};
@@ -168,11 +213,25 @@ void add_quantize(VerbTable& verbs) {
                    "Profile to use; measured and written there where it is missing");
   verb->add_option("--text", args->text,
                    "Text to measure quality on (default: the calibration source, another seed)");
+  verb->add_option("--effort", args->effort,
+                   "fast, balanced (gptq, the plan corrected by what it costs) or best (scales and biases "
+                   "trained too)")
+      ->check(CLI::IsMember({"fast", "balanced", "best"}))
+      ->capture_default_str();
   verb->add_option("--eval-sequences", args->eval_sequences, "Sequences to measure quality on")
       ->capture_default_str();
   add_profile_options(verb, args->profile);
   add_plan_options(verb, args->plan, false);
-  verbs.on_chosen(verb, [args](Console& console) { return quantize(*args, console); });
+  verbs.on_chosen(verb, [args, verb](Console& console) -> Status {
+    OPTIQ_TRY(const auto effort, tune::parse_effort(args->effort));
+    tune::Recipe recipe = tune::recipe_of(effort);
+    // What was asked for by name counts more than the recipe.
+    if (verb->count("--encoder") == 0) args->profile.encoder = quant::encoder_name(recipe.encoder);
+    if (verb->count("--sequences") == 0) args->profile.source.sequences = recipe.sequences;
+    OPTIQ_TRY(recipe.encoder, quant::parse_encoder(args->profile.encoder));
+    recipe.sequences = args->profile.source.sequences;
+    return quantize(*args, recipe, console);
+  });
 }
 
 }  // namespace optiq::apps

@@ -187,6 +187,12 @@ Status FileWriter::finish() {
               synced ? last_error() : reason);
 }
 
+Status swap_folders(const fs::path& a, const fs::path& b) {
+  if (exchange_paths(a, b) == 0) return {};
+  return fail(ErrorCode::out_of_resources, "{}: cannot be swapped with {}: {}", a.string(), b.string(),
+              last_error());
+}
+
 Result<StagedDirectory> StagedDirectory::create(const fs::path& target, std::string_view marker) {
   std::error_code ignored;
   if (fs::exists(target, ignored)) {

@@ -28,6 +28,18 @@ Point point_of(const Plan& plan, std::string label) {
   return point;
 }
 
+/// The uniform plan of the least key among those that fit.
+template <class Fits, class Key>
+std::optional<Plan> first_uniform(const profile::Sensitivity& sensitivity, const Fits& fits, const Key& key) {
+  const Menu menu = full_menu(sensitivity);
+  std::optional<Plan> best;
+  for (const quant::Format format : measured_formats(sensitivity)) {
+    Plan plan = uniform_on(sensitivity, menu, format);
+    if (fits(plan) && (!best || key(plan) < key(*best))) best = std::move(plan);
+  }
+  return best;
+}
+
 }  // namespace
 
 std::vector<quant::Format> measured_formats(const profile::Sensitivity& sensitivity) {
@@ -47,15 +59,19 @@ Result<Plan> uniform_plan(const profile::Sensitivity& sensitivity, quant::Format
 
 Result<Plan> uniform_plan_at_least(const profile::Sensitivity& sensitivity, std::uint64_t bytes) {
   OPTIQ_CHECK(profile::check_sensitivity(sensitivity, "sensitivity"));
-  const Menu menu = full_menu(sensitivity);
-  std::optional<Plan> best;
-  for (const quant::Format format : measured_formats(sensitivity)) {
-    Plan plan = uniform_on(sensitivity, menu, format);
-    if (plan.bytes < bytes) continue;
-    const auto key = [](const Plan& p) { return std::pair(p.bytes, p.predicted_kl); };
-    if (!best || key(plan) < key(*best)) best = std::move(plan);
-  }
+  auto best = first_uniform(
+      sensitivity, [bytes](const Plan& plan) { return plan.bytes >= bytes; },
+      [](const Plan& plan) { return std::pair(static_cast<double>(plan.bytes), plan.predicted_kl); });
   if (!best) return fail(ErrorCode::bad_input, "no uniform plan takes {} bytes or more", bytes);
+  return *best;
+}
+
+Result<Plan> uniform_plan_at_most(const profile::Sensitivity& sensitivity, std::uint64_t bytes) {
+  OPTIQ_CHECK(profile::check_sensitivity(sensitivity, "sensitivity"));
+  auto best = first_uniform(
+      sensitivity, [bytes](const Plan& plan) { return plan.bytes <= bytes; },
+      [](const Plan& plan) { return std::pair(plan.predicted_kl, static_cast<double>(plan.bytes)); });
+  if (!best) return fail(ErrorCode::bad_input, "no uniform plan takes {} bytes or fewer", bytes);
   return *best;
 }
 

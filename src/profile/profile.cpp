@@ -301,4 +301,29 @@ Result<Sensitivity> profile(const model::Model& model, const io::Tokenizer& toke
   return result;
 }
 
+std::optional<Sensitivity> find_profile(const fs::path& output, const model::Model& model,
+                                        const calibrate::Source& source, const Options& options) {
+  std::error_code error;
+  const auto made = fs::last_write_time(output, error);
+  if (error) return std::nullopt;
+  for (const fs::path& file : model_files(model.checkpoint().folder())) {
+    const auto changed = fs::last_write_time(file, error);
+    if (!error && changed > made) return std::nullopt;
+  }
+  auto known = read_sensitivity(output);
+  if (!known || !read_calibration_tokens(importance_path(output))) return std::nullopt;
+  const bool is_fisher = options.estimator == Estimator::fisher;
+  const Calibration wanted{source.name, source.sequences, source.tokens, source.seed,
+                           is_fisher ? options.label_draws : 0};
+  const std::vector<Subject> subjects = subjects_of(model, options.formats);
+  bool is_same = known->estimator == options.estimator && known->encoder == options.encoder &&
+                 known->calibration == wanted && known->model.name == model.checkpoint().folder().string() &&
+                 known->modules.size() == subjects.size();
+  for (std::size_t i = 0; is_same && i < subjects.size(); ++i) {
+    is_same = known->modules[i].name == subjects[i].shape.name &&
+              std::ranges::equal(known->modules[i].options, subjects[i].formats, {}, &FormatCost::format);
+  }
+  return is_same ? std::optional(std::move(*known)) : std::nullopt;
+}
+
 }  // namespace optiq::profile

@@ -1,6 +1,5 @@
 #include "optiq/tune/distill.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numbers>
@@ -8,7 +7,7 @@
 
 #include "optiq/base/random.h"
 #include "optiq/encode/encode.h"
-#include "student.h"
+#include "targets.h"
 
 namespace optiq::tune {
 namespace {
@@ -37,33 +36,7 @@ Status check(const model::Model& student, const model::Model& reference, const c
                 student.checkpoint().folder().string(), reference.config().vocabulary,
                 reference.config().layers, vocabulary, student.config().layers);
   }
-  if (options.kept_tokens < 1 || options.kept_tokens >= vocabulary) {
-    return fail(ErrorCode::usage, "distill: expected 1 to {} kept tokens, got {}", vocabulary - 1,
-                options.kept_tokens);
-  }
-  const auto beyond = [vocabulary](std::int32_t token) { return token < 0 || token >= vocabulary; };
-  if (std::ranges::any_of(batch.ids, beyond))
-    return fail(ErrorCode::bad_input, "distill: a calibration token is outside the vocabulary of {}",
-                vocabulary);
   return {};
-}
-
-/// What the reference says of every position of the calibration set.
-Result<std::vector<kernels::TopProbabilities>> targets_of(const model::Model& reference,
-                                                          const calibrate::TokenBatch& batch,
-                                                          const DistillOptions& options,
-                                                          const Progress& progress) {
-  std::vector<kernels::TopProbabilities> targets;
-  for (std::int64_t i = 0; i < batch.sequences; ++i) {
-    report_progress(progress, "asking the reference", static_cast<double>(i),
-                    static_cast<double>(batch.sequences));
-    const mx::array logits = reference.forward(batch.array(i), {.compute = options.compute});
-    auto target = kernels::top_probabilities(mx::reshape(logits, {-1, logits.shape(-1)}),
-                                             static_cast<int>(options.kept_tokens));
-    OPTIQ_CHECK(model::evaluate({target.tokens, target.log_probabilities, target.log_tail}));
-    targets.push_back(std::move(target));
-  }
-  return targets;
 }
 
 /// Rises linearly, then falls to zero along a cosine.
@@ -131,13 +104,10 @@ class Distillation {
 
   /// The last sequences are the held-out ones.
   Status check_held_out() {
-    double sum = 0;
-    for (std::int64_t i = batch_.sequences - options_.held_out_sequences; i < batch_.sequences; ++i) {
-      OPTIQ_TRY(const double value,
-                student_.divergence(batch_.array(i), targets_[static_cast<std::size_t>(i)]));
-      sum += value;
-    }
-    result_.held_out.push_back(sum / static_cast<double>(options_.held_out_sequences));
+    OPTIQ_TRY(const double value,
+              mean_divergence(student_, batch_, targets_, batch_.sequences - options_.held_out_sequences,
+                              batch_.sequences));
+    result_.held_out.push_back(value);
     if (result_.held_out.back() < result_.held_out[result_.best]) {
       result_.best = result_.held_out.size() - 1;
       best_ = pairs_;
@@ -179,7 +149,8 @@ Result<DistillResult> distill(const std::filesystem::path& folder, const model::
                               const Progress& progress) {
   OPTIQ_TRY(const auto model, model::Model::open(folder));
   OPTIQ_CHECK(check(model, reference, batch, options));
-  OPTIQ_TRY(auto targets, targets_of(reference, batch, options, progress));
+  OPTIQ_TRY(auto targets,
+            reference_targets(reference, batch, options.kept_tokens, options.compute, progress));
   Distillation distillation(model, batch, std::move(targets), options, progress);
   OPTIQ_TRY(DistillResult result, distillation.run());
   if (result.best > 0) OPTIQ_CHECK(write_back(folder, distillation.best()));

@@ -59,6 +59,9 @@ class FileWriter {
   std::filesystem::path path_;
 };
 
+/// Swaps two existing folders of one file system in one step. out_of_resources where that fails.
+Status swap_folders(const std::filesystem::path& a, const std::filesystem::path& b);
+
 /// A folder that appears whole or not at all. Files are written into path() (a hidden sibling of the target);
 /// commit() syncs it and swaps it with the target in one rename. Without commit() everything in it is
 /// removed.

@@ -92,6 +92,10 @@ std::vector<quant::Format> measured_formats(const profile::Sensitivity& sensitiv
 /// one of least predicted KL. bad_input where every uniform plan is smaller.
 Result<Plan> uniform_plan_at_least(const profile::Sensitivity& sensitivity, std::uint64_t bytes);
 
+/// The uniform plan of least predicted KL within `bytes`: what a plan must never be worse than. bad_input
+/// where every uniform plan is larger.
+Result<Plan> uniform_plan_at_most(const profile::Sensitivity& sensitivity, std::uint64_t bytes);
+
 /// One point of a size/quality plot.
 struct Point {
   std::string label;  ///< format of a uniform plan; empty on the frontier

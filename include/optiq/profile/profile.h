@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <vector>
 
 #include "optiq/profile/importance.h"
@@ -28,5 +29,10 @@ std::vector<quant::Format> all_formats();
 Result<Sensitivity> profile(const model::Model& model, const io::Tokenizer& tokenizer,
                             const calibrate::Source& source, const Options& options,
                             const std::filesystem::path& output, const Progress& progress);
+
+/// The profile that lies in `output` already, where it was made by the same call of profile() on this model
+/// (by size, options and calibration; it must be younger than the model's files); nothing otherwise.
+std::optional<Sensitivity> find_profile(const std::filesystem::path& output, const model::Model& model,
+                                        const calibrate::Source& source, const Options& options);
 
 }  // namespace optiq::profile

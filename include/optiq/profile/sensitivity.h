@@ -33,6 +33,8 @@ struct Calibration {
   std::int64_t tokens = 0;  ///< of each sequence
   std::uint64_t seed = 0;
   std::int64_t label_draws = 0;  ///< fisher: label sets drawn for each sequence; 0 for the others
+
+  friend bool operator==(const Calibration&, const Calibration&) = default;
 };
 
 /// One module at one quantized format.

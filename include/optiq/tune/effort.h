@@ -1,0 +1,32 @@
+// How much work `optiq quantize` does: three recipes, each better and slower than the one before.
+#pragma once
+
+#include <string_view>
+
+#include "optiq/model/model.h"
+#include "optiq/quant/encoder.h"
+
+namespace optiq::tune {
+
+enum class Effort {
+  fast,      ///< range search, a quarter of the calibration set, one plan
+  balanced,  ///< gptq, the plan corrected once by what it really costs
+  best,      ///< gptq, corrected while it helps; then scales and biases distilled
+};
+/// usage error for a name that is none of them.
+Result<Effort> parse_effort(std::string_view name);
+
+struct Recipe {
+  quant::Encoder encoder = quant::Encoder::gptq;
+  std::int64_t sequences = 128;  ///< of calibration
+  int refine_rounds = 0;         ///< RefineOptions::rounds
+  std::int64_t distill_epochs = 0;
+};
+Recipe recipe_of(Effort effort);
+
+/// Seconds that profiling with `fisher`, encoding and tuning will take on this machine, from one timed
+/// forward pass of `tokens` tokens: good to a factor of two. `formats`: how many are measured.
+Result<double> estimate_seconds(const model::Model& model, const Recipe& recipe, std::int64_t tokens,
+                                std::int64_t label_draws, std::size_t formats);
+
+}  // namespace optiq::tune

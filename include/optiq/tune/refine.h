@@ -1,0 +1,56 @@
+// Plans corrected by what they really cost: the chosen plan is carried out and measured, each width's
+// predicted cost is corrected by its measured one, and the program is solved again while that helps.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "optiq/base/progress.h"
+#include "optiq/calibrate/calibrate.h"
+#include "optiq/encode/encode.h"
+#include "optiq/model/model.h"
+#include "optiq/plan/planner.h"
+
+namespace optiq::tune {
+
+struct RefineOptions {
+  int rounds = 2;                  ///< plans after the first at most
+  std::int64_t kept_tokens = 128;  ///< of each position of the reference; the others count as one
+  kernels::Compute compute = kernels::Compute::bf16;
+};
+
+/// One plan that was carried out.
+struct Candidate {
+  std::string name;  ///< "plan", "plan 2", … or that of a guard
+  plan::Plan plan;
+  double divergence = 0;  ///< KL a token from the reference on the held-out tokens, measured
+};
+
+struct RefineResult {
+  std::vector<Candidate> candidates;  ///< in the order they were tried
+  std::size_t best = 0;               ///< what lies in the folder
+  /// Bits → measured over predicted divergence of the first plan's modules of that width alone.
+  std::map<int, double> corrections;
+};
+
+/// Plans within `budget`, encodes into `out` and measures on `held_out` (tokens that the profile has not
+/// seen). Then, while the last plan was the best yet and `rounds` are left: measures the modules of each
+/// width alone, corrects (correct_widths) and does it again. `guards` are plans of no more bytes that the
+/// result must not be worse than, each carried out and measured too. What lies in `out` at the end is the
+/// best of all; it is there as soon as the first plan is encoded. Errors: those of make_plan and
+/// encode_checkpoint; bad_input for held-out tokens outside the vocabulary.
+Result<RefineResult> refine(const model::Model& reference, const profile::Sensitivity& sensitivity,
+                            const plan::Budget& budget, const plan::Rules& rules,
+                            const std::filesystem::path& activations, std::vector<plan::Plan> guards,
+                            const calibrate::TokenBatch& held_out, const std::filesystem::path& out,
+                            const RefineOptions& options, const Progress& progress);
+
+/// Costs and standard errors of the options of each width times its correction, projections times its root. A
+/// width without one takes that of the nearest width (of two, the smaller). At least one correction, all
+/// positive.
+profile::Sensitivity correct_widths(profile::Sensitivity sensitivity,
+                                    const std::map<int, double>& corrections);
+
+}  // namespace optiq::tune

@@ -1,0 +1,91 @@
+#include "optiq/tune/effort.h"
+
+#include <chrono>
+
+#include "optiq/base/threads.h"
+
+namespace optiq::tune {
+namespace {
+
+// What was measured on two cores (docs/tuning.md), for one thread.
+constexpr double kRangeWeightsPerSecond = 25e6;
+constexpr double kGptqProductsPerSecond = 20e9;
+constexpr double kProjectionBytesPerSecond = 15e9;
+constexpr double kHeldOutSequences = 16;
+constexpr double kChecks = 12;
+
+struct Size {
+  double weights = 0;
+  double products = 0;  ///< Σ weights · inputs: what `gptq` multiplies, two and a half times
+};
+
+Size size_of(const model::Model& model) {
+  Size size;
+  for (const model::ModuleShape& module : model.modules()) {
+    const double weights = static_cast<double>(module.out_features) * static_cast<double>(module.in_features);
+    size.weights += weights;
+    size.products += weights * static_cast<double>(module.in_features);
+  }
+  return size;
+}
+
+/// Seconds of one forward pass; the first one, which reads the weights, does not count.
+Result<double> time_forward(const model::Model& model, std::int64_t tokens) {
+  double seconds = 0;
+  const std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens), 0);
+  for (int i = 0; i < 2; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    const model::mx::array input(ids.data(), {1, static_cast<int>(tokens)}, model::mx::int32);
+    OPTIQ_CHECK(model::evaluate({model.forward(input, {.compute = kernels::Compute::bf16})}));
+    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  return seconds;
+}
+
+}  // namespace
+
+Result<Effort> parse_effort(std::string_view name) {
+  if (name == "fast") return Effort::fast;
+  if (name == "balanced") return Effort::balanced;
+  if (name == "best") return Effort::best;
+  return fail(ErrorCode::usage, "effort '{}': expected fast, balanced or best", name);
+}
+
+Recipe recipe_of(Effort effort) {
+  switch (effort) {
+    case Effort::fast:
+      return {quant::Encoder::range, 32, 0, 0};
+    case Effort::balanced:
+      return {quant::Encoder::gptq, 128, 1, 0};
+    case Effort::best:
+      return {quant::Encoder::gptq, 128, 3, 2};
+  }
+  return {};
+}
+
+Result<double> estimate_seconds(const model::Model& model, const Recipe& recipe, std::int64_t tokens,
+                                std::int64_t label_draws, std::size_t formats) {
+  OPTIQ_TRY(const double forward, time_forward(model, tokens));
+  const Size size = size_of(model);
+  const auto sequences = static_cast<double>(recipe.sequences);
+  const auto draws = static_cast<double>(label_draws);
+  const auto threads = static_cast<double>(thread_count());
+  const bool compensates = recipe.encoder == quant::Encoder::gptq;
+  // One format of every module; and the passes that measure inputs, whose products cost as much again.
+  const double encoding = (size.weights / kRangeWeightsPerSecond +
+                           (compensates ? 2.5 * size.products / kGptqProductsPerSecond : 0.0)) /
+                          threads;
+  const double inputs = sequences * forward * (compensates ? 2 : 1);
+  const double projections =
+      draws * static_cast<double>(formats) * size.weights * 2 / (kProjectionBytesPerSecond * threads);
+  const double profile = inputs + static_cast<double>(formats) * encoding +
+                         sequences * (forward * (1 + 3 * draws) + projections);
+  const double plans = (1 + recipe.refine_rounds + 1) *
+                       (encoding + (compensates ? 1.5 * inputs : 0.0) + 5 * kHeldOutSequences * forward);
+  const double distillation =
+      static_cast<double>(recipe.distill_epochs) * sequences * 4 * forward +
+      (recipe.distill_epochs > 0 ? (sequences + kChecks * kHeldOutSequences / 2) * forward : 0.0);
+  return profile + plans + distillation;
+}
+
+}  // namespace optiq::tune
