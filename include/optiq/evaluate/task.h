@@ -45,6 +45,9 @@ Result<std::vector<Exercise>> parse_mmlu(std::string_view text, const std::strin
 /// Six lines a question: context, the right ending's index, four endings.
 Result<std::vector<Question>> parse_hellaswag(std::string_view text, const std::string& where);
 
+/// bad_input for damaged data, or more than `limit_bytes` of text.
+Result<std::string> decompress_bzip2(std::string_view compressed, std::size_t limit_bytes, const std::string& where);
+
 /// "stem", "humanities", "social_sciences" or "other", which is also that of a subject that MMLU does not have.
 std::string_view mmlu_category(std::string_view subject);
 
