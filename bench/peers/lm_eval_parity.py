@@ -23,9 +23,11 @@ def spread(items: list, limit: int) -> list:
 
 
 def read_mmlu(path: pathlib.Path) -> list:
+    subject = path.stem.rsplit("_", 1)[0]
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))[1:]
-    return [{"question": r[0], "choices": r[1:5], "answer": int(r[5])} for r in rows]
+    return [{"id": f"{subject}/{number}", "subject": subject, "question": r[0], "choices": r[1:5], "answer": int(r[5])}
+            for number, r in enumerate(rows)]
 
 
 def read_hellaswag(path: pathlib.Path) -> list:
@@ -59,9 +61,7 @@ def harness_tasks(data: pathlib.Path, limit: int, folder: pathlib.Path) -> list:
     definitions = pathlib.Path(lm_eval.__file__).parent / "tasks"
     questions = []
     for path in sorted((data / "mmlu/test").glob("*.csv")):
-        subject = path.stem.removesuffix("_test")
-        questions += [row | {"id": f"{subject}/{number}", "subject": subject}
-                      for number, row in enumerate(read_mmlu(path))]
+        questions += read_mmlu(path)
     chosen = spread(questions, limit)
     tasks = []
     for subject in sorted({question["subject"] for question in chosen}):

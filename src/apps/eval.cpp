@@ -96,8 +96,8 @@ Status eval_tasks(const EvalArguments& args, const std::vector<evaluate::Task>& 
                   Console& console, Json& json) {
   evaluate::ChoiceOptions options = args.choices;
   options.compute = args.options.compute;
-  OPTIQ_TRY(const auto answers, evaluate::answer_tasks(models.model, models.reference_or_null(), models.tokenizer,
-                                                       tasks, options, console.progress()));
+  OPTIQ_TRY(const auto answers, evaluate::answer_tasks(models.model, models.reference_or_null(),
+                                                       models.tokenizer, tasks, options, console.progress()));
   console.end_progress();
   for (std::size_t i = 0; i < tasks.size(); ++i) {
     console.print(task_text(tasks[i], answers[i]));
@@ -122,7 +122,8 @@ Status eval(const EvalArguments& args, Console& console) {
 
 void add_eval(VerbTable& verbs) {
   auto args = std::make_shared<EvalArguments>();
-  CLI::App* verb = verbs.add("eval", "Measure perplexity, KL to a reference model, and answers to MMLU and HellaSwag");
+  CLI::App* verb =
+      verbs.add("eval", "Measure perplexity, KL to a reference model, and answers to MMLU and HellaSwag");
   verb->add_option("model", args->model, "Model folder")->required();
   verb->add_option("--reference", args->reference, "Folder of the full-precision model");
   verb->add_option("--text", args->text, "Text file");

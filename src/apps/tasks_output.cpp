@@ -63,8 +63,8 @@ std::string percent(const MeanError& share, bool sign) {
 }
 
 std::string accuracy_text(const Accuracy& accuracy, const std::string& label, bool has_reference) {
-  std::string text = fmt::format("{:<19}{} %   ({} questions)\n", label, percent(accuracy.model, false),
-                                 accuracy.questions);
+  std::string text =
+      fmt::format("{:<19}{} %   ({} questions)\n", label, percent(accuracy.model, false), accuracy.questions);
   if (!has_reference) return text;
   return text + fmt::format("  reference {} %, difference {} points, same choice {} %\n",
                             percent(accuracy.reference, false), percent(accuracy.difference, true),
@@ -94,7 +94,8 @@ std::string task_text(const Task& task, const TaskAnswers& answers) {
   std::string text =
       accuracy_text(evaluate::accuracy_of(task, answers, false, all), task.name + " acc", has_reference);
   if (task.normalised) {
-    text += accuracy_text(evaluate::accuracy_of(task, answers, true, all), task.name + " acc_norm", has_reference);
+    text += accuracy_text(evaluate::accuracy_of(task, answers, true, all), task.name + " acc_norm",
+                          has_reference);
   }
   return text;
 }

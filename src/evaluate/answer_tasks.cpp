@@ -28,8 +28,8 @@ std::string work_identity(const model::Model& model, const model::Model* referen
       for (const Target& target : row.targets) hash = hashed(target.labels, hash);
     }
   }
-  std::string text = fmt::format("optiq eval tasks 1\n{} {} {:016x}\n", static_cast<int>(compute),
-                                 kernels::cpu_isa(), hash);
+  std::string text =
+      fmt::format("optiq eval tasks 1\n{} {} {:016x}\n", static_cast<int>(compute), kernels::cpu_isa(), hash);
   text += io::checkpoint_identity(model.checkpoint().folder());
   if (reference != nullptr) text += io::checkpoint_identity(reference->checkpoint().folder());
   return text;
@@ -60,7 +60,8 @@ class Work {
   Work(const model::Model& model, const model::Model* reference, const ChoiceOptions& options)
       : scorer_(model, options.compute) {
     const bool rounds = options.compute == kernels::Compute::int8;
-    if (reference != nullptr) reference_.emplace(*reference, rounds ? kernels::Compute::f32 : options.compute);
+    if (reference != nullptr)
+      reference_.emplace(*reference, rounds ? kernels::Compute::f32 : options.compute);
   }
 
   Status open(const std::filesystem::path& path, const std::string& identity) {
@@ -142,7 +143,9 @@ Result<std::vector<TaskAnswers>> answer_tasks(const model::Model& model, const m
 
 Accuracy accuracy_of(const Task& task, const TaskAnswers& answers, bool normalised,
                      const std::function<bool(const Question&)>& counts) {
-  const auto choice = [&](const Answer& answer) { return normalised ? answer.normalised_choice : answer.choice; };
+  const auto choice = [&](const Answer& answer) {
+    return normalised ? answer.normalised_choice : answer.choice;
+  };
   std::vector<double> model, reference, difference, same;
   for (std::size_t i = 0; i < task.questions.size(); ++i) {
     const Question& question = task.questions[i];

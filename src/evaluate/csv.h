@@ -14,7 +14,8 @@ struct CsvRow {
   std::vector<std::string> fields;
 };
 
-/// Rows end with LF or CRLF; empty lines are skipped. bad_input for a quote that is not closed, or text behind a closing one.
+/// Rows end with LF or CRLF; empty lines are skipped. bad_input for a quote that is not closed, or text
+/// behind a closing one.
 Result<std::vector<CsvRow>> parse_csv(std::string_view text, const std::string& where);
 
 }  // namespace optiq::evaluate

@@ -50,7 +50,8 @@ Result<Question> make_question(std::span<const std::string_view> lines, std::siz
   for (const std::string_view raw : lines.subspan(2)) {
     const std::string ending = cleaned(raw);
     if (ending.empty() || strip(question.context).empty())
-      return fail(ErrorCode::bad_input, "{}:{}: expected a context and four endings, one is empty", where, line);
+      return fail(ErrorCode::bad_input, "{}:{}: expected a context and four endings, one is empty", where,
+                  line);
     question.choices.push_back(" " + ending);
     question.lengths.push_back(characters(ending));
   }

@@ -101,14 +101,18 @@ Status append_subject(const fs::path& folder, const std::string& subject, std::v
   const fs::path examples_path = folder / "dev" / (subject + "_dev.csv");
   OPTIQ_TRY(const auto examples, read_exercises(examples_path));
   if (examples.size() < kExamples) {
-    return fail(ErrorCode::bad_input, "{}: expected {} examples or more, got {}", examples_path.string(), kExamples,
-                examples.size());
+    return fail(ErrorCode::bad_input, "{}: expected {} examples or more, got {}", examples_path.string(),
+                kExamples, examples.size());
   }
   OPTIQ_TRY(const auto exercises, read_exercises(folder / "test" / (subject + "_test.csv")));
   const std::string shared = beginning(subject, examples);
   for (std::size_t i = 0; i < exercises.size(); ++i) {
-    questions.push_back({fmt::format("{}/{}", subject, i), subject, shared + asked(exercises[i]),
-                         {" A", " B", " C", " D"}, {1, 1, 1, 1}, exercises[i].answer});
+    questions.push_back({fmt::format("{}/{}", subject, i),
+                         subject,
+                         shared + asked(exercises[i]),
+                         {" A", " B", " C", " D"},
+                         {1, 1, 1, 1},
+                         exercises[i].answer});
   }
   return {};
 }
@@ -116,7 +120,8 @@ Status append_subject(const fs::path& folder, const std::string& subject, std::v
 }  // namespace
 
 std::string_view mmlu_category(std::string_view subject) {
-  const auto found = std::ranges::find_if(kCategories, [&](const auto& entry) { return entry.first == subject; });
+  const auto found =
+      std::ranges::find_if(kCategories, [&](const auto& entry) { return entry.first == subject; });
   return found == kCategories.end() ? "other" : found->second;
 }
 

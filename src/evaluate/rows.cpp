@@ -25,8 +25,8 @@ struct EncodedQuestion {
 Status check_tokens(const Tokens& tokens, const model::ModelConfig& config, const std::string& id) {
   for (const std::int32_t token : tokens) {
     if (token < 0 || token >= config.vocabulary) {
-      return fail(ErrorCode::bad_input, "{}: the tokenizer gave token {}, but the model's vocabulary has {}", id,
-                  token, config.vocabulary);
+      return fail(ErrorCode::bad_input, "{}: the tokenizer gave token {}, but the model's vocabulary has {}",
+                  id, token, config.vocabulary);
     }
   }
   return {};
@@ -39,21 +39,24 @@ void add_target(std::vector<Row>& rows, Tokens tokens, Target target) {
   rows.push_back({std::move(tokens), {std::move(target)}});
 }
 
-/// The context is encoded alone and together with each choice; what the latter is longer by is the choice. White space at
-/// the context's end goes to the choice.
+/// The context is encoded alone and together with each choice; what the latter is longer by is the choice.
+/// White space at the context's end goes to the choice.
 Result<EncodedQuestion> encode(const Question& question, const io::Tokenizer& tokenizer,
                                const model::ModelConfig& config) {
   EncodedQuestion encoded;
-  const std::string context = question.context.substr(0, question.context.size() - trailing_space(question.context));
+  const std::string context =
+      question.context.substr(0, question.context.size() - trailing_space(question.context));
   OPTIQ_TRY(const Tokens front, tokenizer.encode(context, true));
   OPTIQ_CHECK(check_tokens(front, config, question.id));
   for (std::size_t i = 0; i < question.choices.size(); ++i) {
     OPTIQ_TRY(const Tokens whole, tokenizer.encode(question.context + question.choices[i], true));
     OPTIQ_CHECK(check_tokens(whole, config, question.id));
-    const std::size_t most = config.max_positions > 0 ? static_cast<std::size_t>(config.max_positions) : whole.size();
+    const std::size_t most =
+        config.max_positions > 0 ? static_cast<std::size_t>(config.max_positions) : whole.size();
     if (front.empty() || whole.size() <= front.size() || whole.size() - front.size() > most) {
-      return fail(ErrorCode::bad_input, "{}: expected a choice of 1 to {} tokens behind a context, got {} of {}",
-                  question.id, most, whole.size(), front.size());
+      return fail(ErrorCode::bad_input,
+                  "{}: expected a choice of 1 to {} tokens behind a context, got {} of {}", question.id, most,
+                  whole.size(), front.size());
     }
     Target target{i, 0, Tokens(whole.begin() + static_cast<std::ptrdiff_t>(front.size()), whole.end())};
     Tokens tokens = front;

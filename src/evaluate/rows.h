@@ -22,7 +22,8 @@ struct Row {
   std::vector<Target> targets;
 };
 
-/// Questions that are computed together; their rows begin with the same `shared` tokens, and some are left in each.
+/// Questions that are computed together; their rows begin with the same `shared` tokens, and some are left in
+/// each.
 struct Batch {
   std::size_t questions = 0;
   std::size_t choices = 0;

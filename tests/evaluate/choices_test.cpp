@@ -17,7 +17,11 @@ constexpr double kTolerance = 2e-4;
 
 class Choices : public testing::Test {
  protected:
-  Choices() : random_(test::seed()), tokenizer_(test::tiny_tokenizer("byte_bpe")), model_(open("m")), other_(open("o")) {}
+  Choices()
+      : random_(test::seed()),
+        tokenizer_(test::tiny_tokenizer("byte_bpe")),
+        model_(open("m")),
+        other_(open("o")) {}
 
   model::Model open(const std::string& name) {
     test::copy_tokenizer("byte_bpe", folder_.path() / name);
@@ -28,7 +32,8 @@ class Choices : public testing::Test {
 
   std::string words(std::size_t count) {
     std::string text;
-    for (std::size_t i = 0; i < count; ++i) text += fmt::format("{}w{}", i == 0 ? "" : " ", random_.below(1000));
+    for (std::size_t i = 0; i < count; ++i)
+      text += fmt::format("{}w{}", i == 0 ? "" : " ", random_.below(1000));
     return text;
   }
 
@@ -38,8 +43,12 @@ class Choices : public testing::Test {
     for (std::size_t s = 0; s < subjects; ++s) {
       const std::string shared = words(12);
       for (std::size_t q = 0; q < questions; ++q) {
-        Question question{fmt::format("{}/{}", s, q), letters ? fmt::format("s{}", s) : "", shared + " " + words(1 + q % 5),
-                          {}, {}, random_.below(4)};
+        Question question{fmt::format("{}/{}", s, q),
+                          letters ? fmt::format("s{}", s) : "",
+                          shared + " " + words(1 + q % 5),
+                          {},
+                          {},
+                          random_.below(4)};
         for (std::size_t c = 0; c < 4; ++c) {
           const std::string choice = letters ? std::string(1, static_cast<char>('A' + c)) : words(1 + c);
           question.choices.push_back(" " + choice);
@@ -51,7 +60,8 @@ class Choices : public testing::Test {
     return task;
   }
 
-  /// log p of the last tokens of context + choice, from the logits of the whole, no cache, no batch, in double.
+  /// log p of the last tokens of context + choice, from the logits of the whole, no cache, no batch, in
+  /// double.
   double expected(const model::Model& model, const Question& question, std::size_t choice) {
     auto front = tokenizer_.encode(question.context, true).value();
     const auto whole = tokenizer_.encode(question.context + question.choices[choice], true).value();
@@ -95,8 +105,10 @@ TEST_F(Choices, SharedBeginningsAndBatchesChangeNothing) {
 TEST_F(Choices, ATextBeyondThePositionsLosesItsBeginning) {
   Task long_task = task(1, 3, true);
   long_task.questions[1].context = words(300) + long_task.questions[1].context;
-  expect_right(long_task, answer_tasks(model_, nullptr, tokenizer_, std::span(&long_task, 1), {}, nullptr).value()[0].model,
-               model_);
+  expect_right(
+      long_task,
+      answer_tasks(model_, nullptr, tokenizer_, std::span(&long_task, 1), {}, nullptr).value()[0].model,
+      model_);
 }
 
 TEST_F(Choices, SpaceBehindTheContextBelongsToTheChoice) {
@@ -104,7 +116,10 @@ TEST_F(Choices, SpaceBehindTheContextBelongsToTheChoice) {
   spaced.questions[0].context += " ";
   for (auto& choice : spaced.questions[0].choices) choice.erase(0, 1);
   const auto likelihoods = [&](const Task& task) {
-    return answer_tasks(model_, nullptr, tokenizer_, std::span(&task, 1), {}, nullptr).value()[0].model[0].log_likelihoods;
+    return answer_tasks(model_, nullptr, tokenizer_, std::span(&task, 1), {}, nullptr)
+        .value()[0]
+        .model[0]
+        .log_likelihoods;
   };
   EXPECT_EQ(likelihoods(spaced), likelihoods(plain));
 }
@@ -116,7 +131,8 @@ TEST_F(Choices, AKilledRunGoesOnWithTheSameResult) {
   const Progress progress = [&](std::string_view, double done, double) { first = first < 0 ? done : first; };
   const auto run = [&] {
     first = -1;
-    return answer_tasks(model_, &other_, tokenizer_, std::span(&one, 1), {.journal = path}, progress).value()[0];
+    return answer_tasks(model_, &other_, tokenizer_, std::span(&one, 1), {.journal = path}, progress)
+        .value()[0];
   };
   const TaskAnswers whole = run();
   EXPECT_EQ(first, 0);

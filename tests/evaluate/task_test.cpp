@@ -14,7 +14,8 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kExamples =
     "question,choice0,choice1,choice2,choice3,answer\n"
-    "One?,1,2,3,4,0\n\"Two, \"\"or\"\" more?\",a,b,c,d,1\nThree?,5,6,7,8,2\nFour?,i,j,k,l,D\nFive?,w,x,y,z,A\n";
+    "One?,1,2,3,4,0\n\"Two, \"\"or\"\" "
+    "more?\",a,b,c,d,1\nThree?,5,6,7,8,2\nFour?,i,j,k,l,D\nFive?,w,x,y,z,A\n";
 
 class TaskTest : public testing::Test {
  protected:
@@ -83,7 +84,8 @@ TEST_F(TaskTest, MissingAndMalformedFilesAreNamed) {
   EXPECT_TRUE(test::contains(refused("mmlu").message, "a_dev.csv: expected 5 examples"));
   write("hellaswag/hellaswag_val_full.txt.bz2", "not bzip2");
   EXPECT_EQ(refused("hellaswag").code, ErrorCode::bad_input);
-  for (const char* text : {"q,1,2,3,4\n", "q,1,2,3,4,4\n", "\"q,1,2,3,4,0\n", "\"q\"x,1,2,3,4,0\n", "q,1,2,3,4,\n"})
+  for (const char* text :
+       {"q,1,2,3,4\n", "q,1,2,3,4,4\n", "\"q,1,2,3,4,0\n", "\"q\"x,1,2,3,4,0\n", "q,1,2,3,4,\n"})
     EXPECT_EQ(parse_mmlu(text, "here").error().code, ErrorCode::bad_input) << text;
   for (const char* text : {"", "c\n", "c\n4\na\nb\nc\nd\n", "c\n1\na\n\nc\nd\n", "\n1\na\nb\nc\nd\n"})
     EXPECT_EQ(parse_hellaswag(text, "here").error().code, ErrorCode::bad_input) << text;

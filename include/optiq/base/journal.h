@@ -16,7 +16,8 @@
 
 namespace optiq {
 
-/// FNV-1a, 64 bits (Fowler, Noll, Vo), going on from `hash`: finds torn writes and other content, not tampering.
+/// FNV-1a, 64 bits (Fowler, Noll, Vo), going on from `hash`: finds torn writes and other content, not
+/// tampering.
 std::uint64_t fingerprint(std::span<const std::byte> bytes, std::uint64_t hash = 0xcbf29ce484222325ull);
 
 class Journal {

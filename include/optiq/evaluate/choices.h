@@ -15,8 +15,8 @@ namespace optiq::evaluate {
 
 struct ChoiceOptions {
   kernels::Compute compute = kernels::Compute::f32;  ///< of the model; a reference never computes in int8
-  /// Where finished batches are kept, so that the same call goes on after a kill; empty: nowhere. A journal of other work
-  /// is begun anew. It stays when all is done.
+  /// Where finished batches are kept, so that the same call goes on after a kill; empty: nowhere. A journal
+  /// of other work is begun anew. It stays when all is done.
   std::filesystem::path journal;
 };
 
@@ -32,10 +32,11 @@ struct TaskAnswers {
   std::vector<Answer> reference;  ///< empty without one
 };
 
-/// Answers all questions of `tasks`, in batches that share the computation of what their texts have in common. Context and
-/// choice are encoded as lm-evaluation-harness does; a text longer than the model's positions loses tokens in front.
-/// bad_input where a token lies outside the vocabulary, a choice adds no token, or the vocabularies differ. Memory: keys and
-/// values of one shared beginning, and activations of about 512 tokens.
+/// Answers all questions of `tasks`, in batches that share the computation of what their texts have in
+/// common. Context and choice are encoded as lm-evaluation-harness does; a text longer than the model's
+/// positions loses tokens in front. bad_input where a token lies outside the vocabulary, a choice adds no
+/// token, or the vocabularies differ. Memory: keys and values of one shared beginning, and activations of
+/// about 512 tokens.
 Result<std::vector<TaskAnswers>> answer_tasks(const model::Model& model, const model::Model* reference,
                                               const io::Tokenizer& tokenizer, std::span<const Task> tasks,
                                               const ChoiceOptions& options, const Progress& progress);
