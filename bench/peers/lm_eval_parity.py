@@ -81,7 +81,7 @@ def harness_answers(model: str, data: pathlib.Path, limit: int) -> dict:
 
     with tempfile.TemporaryDirectory() as folder:
         tasks = harness_tasks(data, limit, pathlib.Path(folder))
-        harness = HFLM(pretrained=model, device="cpu", dtype="float32", batch_size=4)
+        harness = HFLM(pretrained=model, device="cpu", dtype="float32", batch_size=1)
         found = lm_eval.simple_evaluate(model=harness, tasks=tasks, bootstrap_iters=0, log_samples=True)
     answers = {}
     for samples in found["samples"].values():
