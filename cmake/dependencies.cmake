@@ -3,6 +3,7 @@ find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)
 find_package(nlohmann_json 3.11 REQUIRED)
 find_package(tl-expected REQUIRED)
+find_package(BZip2 REQUIRED)
 
 file(GLOB OPTIQ_MLX_CMAKE "${OPTIQ_DEPS}/venv/lib/python3*/site-packages/mlx")
 list(APPEND CMAKE_PREFIX_PATH ${OPTIQ_MLX_CMAKE} "${OPTIQ_DEPS}/highs")

@@ -3,6 +3,7 @@
 
 A function seeds_NAME() returns {file name: bytes}: small inputs, good ones and bad ones, from which a fuzzer starts.
 """
+import bz2
 import json
 import pathlib
 import struct
@@ -30,6 +31,17 @@ def seeds_json():
     seeds["not_utf8"] = b'{"\xff":"\xc0\x80"}'
     seeds["byte_order_mark"] = b"\xef\xbb\xbf{}"
     return seeds
+
+
+def seeds_tasks():
+    hellaswag = "Label: a context [title] b\n1\none\ntwo [x]\nthree\n\u00a0four  \u00e9\n"
+    return {
+        "mmlu": b'question,choice0,choice1,choice2,choice3,answer\n"a ""b"", c?",1,2,3,4,3\r\n\nq,w,x,y,z,A\n',
+        "open_quote": b'"a', "behind_quote": b'"a"b,1,2,3,4,0\n', "columns": b"a,b\n", "empty": b"",
+        "hellaswag": hellaswag.encode(),
+        "hellaswag_packed": bz2.compress(hellaswag.encode()),
+        "torn": bz2.compress(hellaswag.encode())[:-9],
+    }
 
 
 def model_config(family="llama", **changes):

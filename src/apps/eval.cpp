@@ -1,6 +1,8 @@
 #include "optiq/calibrate/calibrate.h"
+#include "optiq/evaluate/choices.h"
 #include "optiq/evaluate/evaluate.h"
 #include "quality_json.h"
+#include "tasks_output.h"
 #include "verbs.h"
 
 namespace optiq::apps {
@@ -40,45 +42,106 @@ std::string quality_text(const evaluate::Quality& quality) {
   return text;
 }
 
+struct EvalArguments {
+  std::string model, reference, text, data;
+  std::vector<std::string> tasks;
+  std::int64_t limit = 0;
+  evaluate::Options options;
+  evaluate::ChoiceOptions choices;
+};
+
+/// What is measured, and what it is compared with.
+struct Models {
+  model::Model model;
+  io::Tokenizer tokenizer;
+  std::optional<model::Model> reference;
+
+  static Result<Models> open(const EvalArguments& args) {
+    OPTIQ_TRY(auto model, model::Model::open(args.model));
+    OPTIQ_TRY(auto tokenizer, io::Tokenizer::open(args.model));
+    Models models{std::move(model), std::move(tokenizer), {}};
+    if (!args.reference.empty()) {
+      OPTIQ_TRY(models.reference, model::Model::open(args.reference));
+    }
+    return models;
+  }
+  [[nodiscard]] const model::Model* reference_or_null() const { return reference ? &*reference : nullptr; }
+};
+
+Status eval_text(const EvalArguments& args, const Models& models, Console& console, Json& json) {
+  OPTIQ_TRY(const auto tokens, calibrate::tokenize_file(args.text, models.tokenizer));
+  OPTIQ_TRY(const auto quality, evaluate::evaluate_text(models.model, models.reference_or_null(), tokens,
+                                                        args.options, console.progress()));
+  console.end_progress();
+  console.print(quality_text(quality));
+  json["text"] = args.text;
+  json.update(quality_json(quality));
+  json["window_nll"] = quality.window_nll;
+  if (quality.has_reference) json["window_kl"] = quality.window_kl;
+  return {};
+}
+
+Result<std::vector<evaluate::Task>> load_tasks(const EvalArguments& args) {
+  if (!args.tasks.empty() && args.data.empty())
+    return fail(ErrorCode::usage, "--tasks: expected --data DIR or the environment variable OPTIQ_DATA");
+  std::vector<evaluate::Task> tasks;
+  for (const std::string& name : args.tasks) {
+    OPTIQ_TRY(evaluate::Task task, evaluate::load_task(name, args.data, args.limit));
+    tasks.push_back(std::move(task));
+  }
+  return tasks;
+}
+
+Status eval_tasks(const EvalArguments& args, const std::vector<evaluate::Task>& tasks, const Models& models,
+                  Console& console, Json& json) {
+  evaluate::ChoiceOptions options = args.choices;
+  options.compute = args.options.compute;
+  OPTIQ_TRY(const auto answers, evaluate::answer_tasks(models.model, models.reference_or_null(),
+                                                       models.tokenizer, tasks, options, console.progress()));
+  console.end_progress();
+  for (std::size_t i = 0; i < tasks.size(); ++i) {
+    console.print(task_text(tasks[i], answers[i]));
+    json["tasks"][tasks[i].name] = task_json(tasks[i], answers[i]);
+  }
+  return {};
+}
+
+Status eval(const EvalArguments& args, Console& console) {
+  if (args.text.empty() && args.tasks.empty())
+    return fail(ErrorCode::usage, "eval: expected --text, --tasks or both");
+  OPTIQ_TRY(const auto tasks, load_tasks(args));
+  OPTIQ_TRY(const Models models, Models::open(args));
+  Json json{{"model", args.model}, {"reference", args.reference}};
+  if (!args.text.empty()) OPTIQ_CHECK(eval_text(args, models, console, json));
+  if (!tasks.empty()) OPTIQ_CHECK(eval_tasks(args, tasks, models, console, json));
+  console.print_json(json);
+  return {};
+}
+
 }  // namespace
 
 void add_eval(VerbTable& verbs) {
-  struct Arguments {
-    std::string model, reference, text;
-    evaluate::Options options;
-  };
-  auto args = std::make_shared<Arguments>();
-  CLI::App* verb = verbs.add("eval", "Measure perplexity, and KL to a reference model");
+  auto args = std::make_shared<EvalArguments>();
+  CLI::App* verb =
+      verbs.add("eval", "Measure perplexity, KL to a reference model, and answers to MMLU and HellaSwag");
   verb->add_option("model", args->model, "Model folder")->required();
   verb->add_option("--reference", args->reference, "Folder of the full-precision model");
-  verb->add_option("--text", args->text, "Text file")->required();
+  verb->add_option("--text", args->text, "Text file");
   verb->add_option("--context", args->options.context, "Tokens of a window")->capture_default_str();
   verb->add_option("--windows", args->options.max_windows, "Only the first so many windows (0: all)")
       ->check(CLI::NonNegativeNumber);
+  verb->add_option("--tasks", args->tasks, "mmlu, hellaswag or both, with a comma between")->delimiter(',');
+  verb->add_option("--limit", args->limit, "Questions of each task, spread over all of them (0: all)")
+      ->check(CLI::NonNegativeNumber);
+  verb->add_option("--data", args->data, "Folder with mmlu/ and hellaswag/")->envname("OPTIQ_DATA");
+  verb->add_option("--journal", args->choices.journal,
+                   "Keeps finished questions in this file; the same call goes on from there");
   const std::map<std::string, kernels::Compute> modes{
       {"f32", kernels::Compute::f32}, {"bf16", kernels::Compute::bf16}, {"int8", kernels::Compute::int8}};
   verb->add_option("--compute", args->options.compute, "Matrix products; int8: as run computes on a CPU")
       ->transform(CLI::CheckedTransformer(modes))
       ->default_str("f32");
-  verbs.on_chosen(verb, [args](Console& console) -> Status {
-    OPTIQ_TRY(const auto model, model::Model::open(args->model));
-    OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(args->model));
-    std::optional<model::Model> reference;
-    if (!args->reference.empty()) {
-      OPTIQ_TRY(reference, model::Model::open(args->reference));
-    }
-    OPTIQ_TRY(const auto tokens, calibrate::tokenize_file(args->text, tokenizer));
-    OPTIQ_TRY(const auto quality, evaluate::evaluate_text(model, reference ? &*reference : nullptr, tokens,
-                                                          args->options, console.progress()));
-    console.end_progress();
-    console.print(quality_text(quality));
-    Json json{{"model", args->model}, {"reference", args->reference}, {"text", args->text}};
-    json.update(quality_json(quality));
-    json["window_nll"] = quality.window_nll;
-    if (quality.has_reference) json["window_kl"] = quality.window_kl;
-    console.print_json(json);
-    return {};
-  });
+  verbs.on_chosen(verb, [args](Console& console) { return eval(*args, console); });
 }
 
 }  // namespace optiq::apps

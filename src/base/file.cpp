@@ -109,6 +109,13 @@ Result<std::string> read_text_file(const fs::path& path, std::uint64_t limit_byt
   return std::string(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
 }
 
+std::string file_identity(const fs::path& path) {
+  std::error_code ignored;
+  const auto size = fs::file_size(path, ignored);
+  const auto time = fs::last_write_time(path, ignored).time_since_epoch().count();
+  return fmt::format("{} {} {}", path.string(), size, time);
+}
+
 Status write_file_atomically(const fs::path& path, std::string_view text) {
   const fs::path temporary = sibling_name(path, "tmp");
   remove_orphans(temporary);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <set>
 
 #include "optiq/base/text.h"
@@ -125,6 +126,22 @@ const TensorView* Checkpoint::find(const std::string& name) const {
 Result<TensorView> Checkpoint::require(const std::string& name) const {
   if (const TensorView* view = find(name)) return *view;
   return fail(ErrorCode::bad_input, "{}: tensor {} is missing", folder_.string(), name);
+}
+
+std::string checkpoint_identity(const fs::path& folder) {
+  std::vector<fs::path> files;
+  for (const char* name : {"config.json", "tokenizer.json", "tokenizer_config.json"})
+    files.push_back(folder / name);
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".safetensors") && !name.ends_with(".importance.safetensors"))
+      files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  std::string text;
+  for (const fs::path& file : files) text += file_identity(file) + "\n";
+  return text;
 }
 
 }  // namespace optiq::io

@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "estimators.h"
-#include "journal.h"
+#include "optiq/base/journal.h"
 #include "optiq/base/statistics.h"
 #include "prepare.h"
 
@@ -33,29 +33,6 @@ std::vector<Piece> pieces_of(const Options& options, std::int64_t sequences) {
   return pieces;
 }
 
-/// Size and time of last change: enough to notice that a file is another one.
-std::string file_identity(const fs::path& path) {
-  std::error_code ignored;
-  const auto size = fs::file_size(path, ignored);
-  const auto time = fs::last_write_time(path, ignored).time_since_epoch().count();
-  return fmt::format("{} {} {}", path.string(), size, time);
-}
-
-/// Weights, configuration and tokenizer, sorted; a profile's own output may lie beside them.
-std::vector<fs::path> model_files(const fs::path& folder) {
-  std::vector<fs::path> files;
-  for (const char* name : {"config.json", "tokenizer.json", "tokenizer_config.json"})
-    files.push_back(folder / name);
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (name.ends_with(".safetensors") && !name.ends_with(".importance.safetensors"))
-      files.push_back(entry.path());
-  }
-  std::sort(files.begin(), files.end());
-  return files;
-}
-
 /// Everything that a finished piece depends on. Work is continued only where all of it is the same.
 std::string work_identity(const model::Model& model, const calibrate::Source& source,
                           const Options& options) {
@@ -65,8 +42,7 @@ std::string work_identity(const model::Model& model, const calibrate::Source& so
   for (const quant::Format format : options.formats) text += quant::to_string(format) + " ";
   text += fmt::format("\n{} {} {}\n", source.sequences, source.tokens, source.seed);
   text += source.name == "self" ? source.name : file_identity(source.name);
-  for (const fs::path& file : model_files(model.checkpoint().folder())) text += "\n" + file_identity(file);
-  return text;
+  return text + "\n" + io::checkpoint_identity(model.checkpoint().folder());
 }
 
 template <class T>

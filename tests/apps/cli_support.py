@@ -49,6 +49,19 @@ def write_text(path: pathlib.Path, words: int = 400) -> pathlib.Path:
     return path
 
 
+def write_tasks(folder: pathlib.Path) -> pathlib.Path:
+    """A little MMLU of two subjects and a little HellaSwag, short enough for 128 positions."""
+    for part, rows in (("dev", 5), ("test", 30)):
+        (folder / "mmlu" / part).mkdir(parents=True)
+        for subject in ("x", "y"):
+            (folder / "mmlu" / part / f"{subject}_{part}.csv").write_text(
+                "".join(f"{subject}{row},1,2,3,4,{row % 4}\n" for row in range(rows)))
+    (folder / "hellaswag").mkdir()
+    (folder / "hellaswag" / "hellaswag_val_full.txt").write_text(
+        "".join(f"Label: do {row}\n{row % 4}\nab\ncde\nf\nghij\n" for row in range(12)))
+    return folder
+
+
 def read_safetensors(path: pathlib.Path) -> tuple[dict, bytearray]:
     content = path.read_bytes()
     (length,) = struct.unpack_from("<Q", content)

@@ -5,7 +5,7 @@ import subprocess
 import time
 import unittest
 
-from cli_support import BINARY, CALIBRATION, CliTest, folder_content
+from cli_support import BINARY, CALIBRATION, CliTest, folder_content, write_tasks
 
 MOMENTS = 16
 
@@ -75,6 +75,15 @@ class Killed(CliTest):
         self.succeed(*arguments)
         self.assertEqual((self.folder / "again.json").read_bytes(), self.sensitivity.read_bytes())
         self.assertEqual(self.debris(), [])
+
+    def test_tasks(self):
+        data = write_tasks(self.folder / "data")
+        arguments = ["eval", self.folder / "5", "--reference", self.model, "--tasks", "mmlu,hellaswag", "--data", data]
+        whole = self.succeed(*arguments)
+        duration = self.time_of(*arguments, "--journal", "scratch.journal")
+        for _ in self.kill_at_moments([*arguments, "--journal", "tasks.journal"], duration):
+            pass
+        self.assertEqual(self.succeed(*arguments, "--journal", "tasks.journal"), whole)
 
 
 if __name__ == "__main__":

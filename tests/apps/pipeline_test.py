@@ -4,7 +4,7 @@ import subprocess
 import unittest
 
 from cli_support import (BINARY, CALIBRATION, CliTest, GOLDENS, weight_file_bytes, write_latency,
-                         write_model)
+                         write_model, write_tasks)
 
 PLAN_FIELDS = {"bytes": int, "bits_per_weight": float, "predicted_kl": float, "gap": float, "seconds": float,
                "modules": list}
@@ -154,6 +154,24 @@ class EncodeAndMeasure(CliTest):
         found = self.succeed("eval", self.out, "--text", self.text, "--context", "32", "--windows", "2")
         self.assertEqual((found["windows"], found["tokens"]), (2, 62))
         self.assertNotIn("kl_mean", found)
+
+    def test_eval_of_tasks(self):
+        data = write_tasks(self.folder / "data")
+        arguments = ("eval", self.out, "--tasks", "mmlu,hellaswag", "--data", data)
+        tasks = self.succeed(*arguments, "--reference", self.model, "--limit", "10")["tasks"]
+        self.assertEqual(set(tasks), {"hellaswag", "mmlu"})
+        for name in ("acc", "reference_acc", "acc_difference", "same_acc_choice"):
+            for task in tasks.values():
+                self.assert_fields(task, {name: float, f"{name}_stderr": float, "questions": int})
+        mmlu = tasks["mmlu"]
+        self.assertAlmostEqual(mmlu["acc_difference"], mmlu["acc"] - mmlu["reference_acc"])
+        self.assertEqual({name: part["questions"] for name, part in mmlu["subjects"].items()}, {"x": 5, "y": 5})
+        self.assertEqual(len(mmlu["answers"]), 10)
+        self.assertIn("acc_norm_difference", tasks["hellaswag"])
+        self.assertNotIn("reference_acc", self.succeed(*arguments)["tasks"]["mmlu"])
+        self.assertIn("mmlu acc", self.run_optiq(*arguments).stdout)
+        self.refuse(3, "mmlu/test", "eval", self.out, "--tasks", "mmlu", "--data", self.folder)
+        self.refuse(2, "arc", "eval", self.out, "--tasks", "arc", "--data", data)
 
     def test_run(self):
         arguments = ("run", self.out, "hello", "--max-tokens", "6")

@@ -32,6 +32,9 @@ class MappedFile {
 /// The content of a text file; bad_input where it cannot be read or is larger than `limit_bytes`.
 Result<std::string> read_text_file(const std::filesystem::path& path, std::uint64_t limit_bytes = 1ull << 32);
 
+/// Path, size and time of last change: enough to notice that a file is another one.
+std::string file_identity(const std::filesystem::path& path);
+
 /// Replaces `path` by `text`: temporary file beside it, fsync, rename. out_of_resources where that fails
 /// (full disk, read-only folder); the old file is then untouched and the temporary one is gone.
 Status write_file_atomically(const std::filesystem::path& path, std::string_view text);

@@ -37,6 +37,10 @@ class Checkpoint {
   std::uint64_t file_bytes_ = 0;
 };
 
+/// What a model's results depend on: weights, configuration and tokenizer by name, size and time of last
+/// change, a line each. A profile's own output that lies beside them is left out.
+std::string checkpoint_identity(const std::filesystem::path& folder);
+
 /// How tensors are laid over files: `model.safetensors`, or `model-%05d-of-%05d.safetensors` of ≤ shard_limit
 /// bytes each, header included (a tensor larger than that has a file of its own), in the order given. A shape
 /// that overflows counts as empty here; CheckpointWriter::create refuses it.

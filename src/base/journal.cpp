@@ -1,22 +1,15 @@
-#include "journal.h"
+#include "optiq/base/journal.h"
 
 #include <algorithm>
 #include <cstring>
 
-namespace optiq::profile {
+namespace optiq {
 namespace {
 
 struct RecordHeader {
   std::uint64_t bytes = 0;
   std::uint64_t hash = 0;
 };
-
-/// FNV-1a, 64 bits (Fowler, Noll, Vo): finds torn writes, not tampering.
-std::uint64_t hash_of(std::span<const std::byte> bytes) {
-  std::uint64_t hash = 0xcbf29ce484222325ull;
-  for (const std::byte byte : bytes) hash = (hash ^ static_cast<std::uint64_t>(byte)) * 0x100000001b3ull;
-  return hash;
-}
 
 /// The whole records at the front of a log, and how many bytes they take.
 std::uint64_t read_records(std::span<const std::byte> log, std::vector<std::vector<std::byte>>& records) {
@@ -26,7 +19,7 @@ std::uint64_t read_records(std::span<const std::byte> log, std::vector<std::vect
     std::memcpy(&header, log.data() + used, sizeof header);
     if (header.bytes > log.size() - used - sizeof header) break;
     const auto payload = log.subspan(used + sizeof header, header.bytes);
-    if (hash_of(payload) != header.hash) break;
+    if (fingerprint(payload) != header.hash) break;
     records.emplace_back(payload.begin(), payload.end());
     used += sizeof header + header.bytes;
   }
@@ -34,6 +27,11 @@ std::uint64_t read_records(std::span<const std::byte> log, std::vector<std::vect
 }
 
 }  // namespace
+
+std::uint64_t fingerprint(std::span<const std::byte> bytes, std::uint64_t hash) {
+  for (const std::byte byte : bytes) hash = (hash ^ static_cast<std::uint64_t>(byte)) * 0x100000001b3ull;
+  return hash;
+}
 
 Result<Journal> Journal::open(const std::filesystem::path& path, const std::string& identity) {
   std::vector<std::vector<std::byte>> records;
@@ -57,7 +55,7 @@ Result<Journal> Journal::open(const std::filesystem::path& path, const std::stri
 }
 
 Status Journal::append(std::span<const std::byte> payload) {
-  const RecordHeader header{payload.size(), hash_of(payload)};
+  const RecordHeader header{payload.size(), fingerprint(payload)};
   OPTIQ_CHECK(file_.write(std::as_bytes(std::span(&header, 1))));
   OPTIQ_CHECK(file_.write(payload));
   OPTIQ_CHECK(file_.sync());
@@ -73,4 +71,4 @@ Status Journal::remove() {
   return {};
 }
 
-}  // namespace optiq::profile
+}  // namespace optiq

@@ -1,4 +1,4 @@
-#include "src/profile/journal.h"
+#include "optiq/base/journal.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include "support/temporary_folder.h"
 #include "support/tokenizers.h"
 
-namespace optiq::profile {
+namespace optiq {
 namespace {
 
 using Record = std::vector<std::byte>;
@@ -99,4 +99,4 @@ TEST_F(JournalTest, AFolderThatIsMissingIsOutOfResources) {
 }
 
 }  // namespace
-}  // namespace optiq::profile
+}  // namespace optiq

@@ -1,10 +1,12 @@
-// An append-only log that survives a kill at any moment: a profile's finished pieces of work.
+// An append-only log that survives a kill at any moment: a long job's finished pieces of work.
 //
 // Layout: records one after another, each: u64 payload length, u64 FNV-1a hash of the payload, payload. The
 // first record is a text that says what the work is; a log of other work is not continued. A torn last record
 // (a kill while it was written) is cut off when the log is opened again.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
 #include <string>
@@ -12,7 +14,11 @@
 
 #include "optiq/base/file.h"
 
-namespace optiq::profile {
+namespace optiq {
+
+/// FNV-1a, 64 bits (Fowler, Noll, Vo), going on from `hash`: finds torn writes and other content, not
+/// tampering.
+std::uint64_t fingerprint(std::span<const std::byte> bytes, std::uint64_t hash = 0xcbf29ce484222325ull);
 
 class Journal {
  public:
@@ -36,4 +42,4 @@ class Journal {
   std::size_t appended_ = 0;
 };
 
-}  // namespace optiq::profile
+}  // namespace optiq
