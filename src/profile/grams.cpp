@@ -79,6 +79,7 @@ class Walk {
     }
     OPTIQ_TRY(const Grams grams, sums.means(batch_.sequences * batch_.tokens));
     OPTIQ_TRY(const Replacements replaced, visit(layer, grams));
+    if (layer < 0) return {};  // nothing comes behind the head
     for (std::size_t i = 0; !replaced.empty() && i < hidden_.size(); ++i) {
       next[i] = stage(hidden_[i], {.compute = compute_, .weights = &replaced});
       OPTIQ_CHECK(model::evaluate({next[i]}));

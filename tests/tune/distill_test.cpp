@@ -1,11 +1,11 @@
 #include <gtest/gtest.h>
 
-#include "optiq/base/random.h"
 #include "optiq/encode/encode.h"
 #include "optiq/tune/distill.h"
 #include "src/tune/student.h"
 #include "support/arrays.h"
 #include "support/contains.h"
+#include "support/golden_plan.h"
 #include "support/quantized_model.h"
 #include "support/seed.h"
 #include "support/temporary_folder.h"
@@ -15,16 +15,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using test::Doubles;
+using test::random_batch;
 using test::values;
-
-calibrate::TokenBatch random_batch(Random& random, const model::Model& model, std::int64_t sequences,
-                                   std::int64_t tokens) {
-  calibrate::TokenBatch batch{sequences, tokens, {}};
-  for (std::int64_t i = 0; i < sequences * tokens; ++i)
-    batch.ids.push_back(
-        static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(model.config().vocabulary))));
-  return batch;
-}
 
 kernels::TopProbabilities target_of(const model::Model& reference, const mx::array& tokens, int count) {
   const mx::array logits = reference.forward(tokens);
@@ -95,30 +87,8 @@ TEST(Trainable, LeavesOutDenseModulesAndThoseOfMoreBits) {
 class Distill : public testing::Test {
  protected:
   void SetUp() override {
-    plan_.model = {"llama",
-                   "llama",
-                   0,
-                   DType::bf16,
-                   reference_.config().layers,
-                   reference_.config().kv_heads,
-                   reference_.config().head_dim};
-    for (const auto& [name, tensor] : reference_.checkpoint().tensors())
-      plan_.model.parameters += tensor.elements();
-    for (const auto& shape : reference_.modules()) {
-      plan::PlannedModule module{shape.name, shape.out_features, shape.in_features, shape.layer, {2, 32}};
-      module.encoder = quant::Encoder::rtn;
-      module.bytes = quant::module_bytes(shape.out_features, shape.in_features, module.format, DType::bf16);
-      plan_.modules.push_back(module);
-    }
-    for (const auto& [name, tensor] : reference_.checkpoint().tensors()) {
-      const bool is_module = std::ranges::any_of(
-          plan_.modules, [&, key = name](const auto& m) { return m.name + ".weight" == key; });
-      if (!is_module) plan_.fixed.push_back({name, tensor.dtype, tensor.shape});
-    }
-    plan_.bytes = plan::exact_bytes(plan_);
-    plan_.bits_per_weight =
-        static_cast<double>(plan_.bytes) * 8 / static_cast<double>(plan_.model.parameters);
-    const Status status = encode::encode_checkpoint(reference_.checkpoint(), plan_, {}, out_);
+    const plan::Plan plan = test::plan_of(reference_, {2, 32}, quant::Encoder::rtn);
+    const Status status = encode::encode_checkpoint(reference_.checkpoint(), plan, {}, out_);
     ASSERT_TRUE(status) << status.error().message;
     options_.compute = kernels::Compute::f32;
     options_.held_out_sequences = 4;
@@ -139,7 +109,6 @@ class Distill : public testing::Test {
   model::Model reference_ = model::Model::open(test::golden_folder("llama")).value();
   test::TemporaryFolder folder_;
   fs::path out_ = folder_.path() / "out";
-  plan::Plan plan_;
   DistillOptions options_;
 };
 
