@@ -174,6 +174,7 @@ extern const KernelTable generic_kernels;
 extern const KernelTable avx2_kernels;
 extern const KernelTable avxvnni_kernels;
 extern const KernelTable avx512_kernels;
+extern const KernelTable avx512vnni256_kernels;
 extern const KernelTable avx512vnni_kernels;
 #elif defined(__aarch64__)
 extern const KernelTable neon_dotprod_kernels;
