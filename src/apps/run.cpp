@@ -16,6 +16,21 @@ void on_interrupt(int) {
   interrupted = true;
 }
 
+/// What run and chat have in common.
+struct Arguments {
+  std::string model, prompt, system;
+  bool raw = false;
+  runtime::GenerationOptions options;
+  engine::Options engine;
+
+  /// The conversation before the user's first word.
+  [[nodiscard]] Json first_messages() const {
+    Json messages = Json::array();
+    if (!system.empty()) messages.push_back({{"role", "system"}, {"content", system}});
+    return messages;
+  }
+};
+
 void add_generation_options(CLI::App* verb, runtime::GenerationOptions& options) {
   verb->add_option("--max-tokens", options.max_tokens, "Tokens to generate at most")
       ->check(CLI::NonNegativeNumber)
@@ -31,6 +46,13 @@ void add_generation_options(CLI::App* verb, runtime::GenerationOptions& options)
   verb->add_option("--repetition-penalty", options.sampling.repetition_penalty, "1: none")
       ->capture_default_str();
   verb->add_option("--seed", options.sampling.seed, "Of sampling")->capture_default_str();
+}
+
+void add_common_options(CLI::App* verb, Arguments& args) {
+  verb->add_option("model", args.model, "Model folder")->required();
+  verb->add_option("--system", args.system, "System message");
+  add_generation_options(verb, args.options);
+  add_engine_options(verb, args.engine);
 }
 
 Result<runtime::Session> open_session(const std::string& folder, const engine::Options& options) {
@@ -84,24 +106,14 @@ Status chat_turn(Console& console, runtime::Session& session, Json& messages,
 }  // namespace
 
 void add_run(VerbTable& verbs) {
-  struct Arguments {
-    std::string model, prompt, system;
-    bool raw = false;
-    runtime::GenerationOptions options;
-    engine::Options engine;
-  };
   auto args = std::make_shared<Arguments>();
   CLI::App* verb = verbs.add("run", "Generate text from a prompt");
-  verb->add_option("model", args->model, "Model folder")->required();
+  add_common_options(verb, *args);
   verb->add_option("prompt", args->prompt, "What to say to the model")->required();
-  verb->add_option("--system", args->system, "System message");
   verb->add_flag("--raw", args->raw, "Continue the prompt as it is, without the chat template");
-  add_generation_options(verb, args->options);
-  add_engine_options(verb, args->engine);
   verbs.on_chosen(verb, [args](Console& console) -> Status {
     OPTIQ_TRY(auto session, open_session(args->model, args->engine));
-    Json messages = Json::array();
-    if (!args->system.empty()) messages.push_back({{"role", "system"}, {"content", args->system}});
+    Json messages = args->first_messages();
     messages.push_back({{"role", "user"}, {"content", args->prompt}});
     OPTIQ_TRY(const auto prompt, prompt_tokens(session.tokenizer(), messages, args->prompt, !args->raw));
     std::signal(SIGINT, on_interrupt);
@@ -121,21 +133,13 @@ void add_run(VerbTable& verbs) {
 }
 
 void add_chat(VerbTable& verbs) {
-  struct Arguments {
-    std::string model, system;
-    runtime::GenerationOptions options{.max_tokens = 1024, .sampling = {.temperature = 0.7, .top_p = 0.95}};
-    engine::Options engine;
-  };
   auto args = std::make_shared<Arguments>();
+  args->options = {.max_tokens = 1024, .sampling = {.temperature = 0.7, .top_p = 0.95}};
   CLI::App* verb = verbs.add("chat", "Talk with a model; an empty line or end of input ends");
-  verb->add_option("model", args->model, "Model folder")->required();
-  verb->add_option("--system", args->system, "System message");
-  add_generation_options(verb, args->options);
-  add_engine_options(verb, args->engine);
+  add_common_options(verb, *args);
   verbs.on_chosen(verb, [args](Console& console) -> Status {
     OPTIQ_TRY(auto session, open_session(args->model, args->engine));
-    Json messages = Json::array();
-    if (!args->system.empty()) messages.push_back({{"role", "system"}, {"content", args->system}});
+    Json messages = args->first_messages();
     std::signal(SIGINT, on_interrupt);
     std::string line;
     console.print("> ");

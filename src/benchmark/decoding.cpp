@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "feeding.h"
 #include "optiq/base/random.h"
 #include "optiq/io/tokenizer.h"
 
@@ -71,10 +72,11 @@ class Run {
       : folder_(folder), options_(options), progress_(progress) {}
 
   Result<DecodingReport> measure() {
-    OPTIQ_CHECK(check());
+    OPTIQ_TRY(auto model, model::Model::open(folder_));
+    choose_depths(model.config());
+    OPTIQ_CHECK(check_lengths(model.config()));
     OPTIQ_CHECK(measure_start());
     report_.short_peak_bytes = peak_resident_bytes();
-    OPTIQ_TRY(auto model, model::Model::open(folder_));
     report_.file_bytes = model.checkpoint().file_bytes();
     reads_.emplace();
     report_.limits = measure_limits(*reads_);
@@ -88,14 +90,10 @@ class Run {
   }
 
  private:
-  Status check() {
-    OPTIQ_TRY(const auto model, model::Model::open(folder_));
-    const model::ModelConfig& config = model.config();
-    if (options_.depths.empty()) {
-      options_.depths = {0};
-      if (kDeep + options_.decoded_tokens < config.max_positions) options_.depths.push_back(kDeep);
-    }
-    return check_lengths(config);
+  void choose_depths(const model::ModelConfig& config) {
+    if (!options_.depths.empty()) return;
+    options_.depths = {0};
+    if (kDeep + options_.decoded_tokens < config.max_positions) options_.depths.push_back(kDeep);
   }
 
   [[nodiscard]] Status check_lengths(const model::ModelConfig& config) const {
@@ -125,10 +123,8 @@ class Run {
       load.push_back(seconds_of([&] { status = open(fresh); }));
       OPTIQ_CHECK(status);
       const Ids ids = random_ids(kFirstPrompt, fresh->model().config().vocabulary);
-      first.push_back(load.back() + seconds_of([&] {
-                        if (auto fed = fresh->feed(ids); !fed) status = tl::unexpected(fed.error());
-                      }));
-      OPTIQ_CHECK(status);
+      OPTIQ_TRY(const double fed, seconds_to_feed(*fresh, ids));
+      first.push_back(load.back() + fed);
     }
     report_.load_seconds = spread_of(std::move(load));
     report_.first_token_seconds = spread_of(std::move(first));
@@ -142,21 +138,13 @@ class Run {
     return {};
   }
 
-  Status feed(std::span<const std::int32_t> ids) {
-    OPTIQ_TRY(const auto logits, engine_->feed(ids));
-    static_cast<void>(logits);
-    return {};
-  }
-
   Status measure_prompt(std::size_t tokens) {
     const Ids ids = random_ids(tokens, engine_->model().config().vocabulary);
     std::vector<double> seconds;
     for (int i = 0; i <= options_.repeats; ++i) {
       report_progress(progress_, fmt::format("prompts of {}", tokens), i, options_.repeats + 1);
       engine_->truncate(0);
-      Status status;
-      const double took = seconds_of([&] { status = feed(ids); });
-      OPTIQ_CHECK(status);
+      OPTIQ_TRY(const double took, seconds_to_feed(*engine_, ids));
       if (i > 0) seconds.push_back(took);  // the first makes the working memory
     }
     const MachineLimits& limits = report_.limits;
@@ -174,34 +162,28 @@ class Run {
     const Ids ids = random_ids(depth + static_cast<std::size_t>(options_.decoded_tokens), config.vocabulary);
     report_progress(progress_, fmt::format("filling the cache with {}", depth), 0, 1);
     engine_->truncate(0);
-    if (depth > 0) OPTIQ_CHECK(feed(std::span(ids).first(depth)));
+    if (depth > 0) OPTIQ_CHECK(seconds_to_feed(*engine_, std::span(ids).first(depth)));
     const auto tokens = static_cast<double>(options_.decoded_tokens);
     const double context = static_cast<double>(depth) + tokens / 2;
     const double bytes =
         token_cost(engine_->model()).bytes + cache_read_bytes(config, options_.engine.cache, context);
     while (!engine_->settled()) {
       engine_->truncate(depth);
-      OPTIQ_CHECK(feed({&ids[depth], 1}));
+      OPTIQ_CHECK(seconds_to_feed(*engine_, {&ids[depth], 1}));
     }
     std::vector<double> seconds, fractions;
     double before = reads_->now();
     for (int i = 0; i < options_.repeats; ++i) {
       report_progress(progress_, fmt::format("decoding at {}", depth), i, options_.repeats);
       engine_->truncate(depth);
-      Status status;
-      seconds.push_back(seconds_of([&] { status = decode(std::span(ids).subspan(depth)); }));
-      OPTIQ_CHECK(status);
+      OPTIQ_TRY(const double took, seconds_to_decode(*engine_, std::span(ids).subspan(depth)));
+      seconds.push_back(took);
       const double after = reads_->now();
       fractions.push_back(bytes * tokens / seconds.back() / ((before + after) / 2));
       before = after;
     }
     report_.decode.push_back({static_cast<std::int64_t>(depth), rate(tokens, spread_of(std::move(seconds))),
                               bytes, spread_of(std::move(fractions))});
-    return {};
-  }
-
-  Status decode(std::span<const std::int32_t> ids) {
-    for (const std::int32_t& id : ids) OPTIQ_CHECK(feed({&id, 1}));
     return {};
   }
 

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <set>
 
+#include "feeding.h"
 #include "optiq/base/huge_pages.h"
 #include "optiq/base/random.h"
 #include "optiq/base/threads.h"
@@ -112,18 +113,15 @@ plan::MatrixLatency measure_matrix(const Shape& shape, quant::Format format, DTy
 /// Median seconds of a token of the model.
 Result<double> token_seconds(const model::Model& model, const engine::Options& options) {
   engine::Engine engine(model, options);
-  const auto feed = [&engine](std::int32_t id) -> Status {
+  const auto token = [&engine](std::int32_t id) {
     engine.truncate(0);
-    OPTIQ_TRY(const auto logits, engine.feed({&id, 1}));
-    static_cast<void>(logits);
-    return {};
+    return seconds_to_feed(engine, {&id, 1});
   };
-  while (!engine.settled()) OPTIQ_CHECK(feed(0));  // a token that also moves weights takes longer
+  while (!engine.settled()) OPTIQ_CHECK(token(0));  // a token that also moves weights takes longer
   std::vector<double> seconds;
   for (std::int32_t id = 0; id < kTokens; ++id) {
-    Status status;
-    seconds.push_back(seconds_of([&] { status = feed(id); }));
-    OPTIQ_CHECK(status);
+    OPTIQ_TRY(const double took, token(id));
+    seconds.push_back(took);
   }
   return spread_of(std::move(seconds)).median;
 }

@@ -12,8 +12,6 @@
 namespace optiq::engine {
 namespace {
 
-/// Tokens of one pass: bounds the activations of a long prompt.
-constexpr std::size_t kPassTokens = 512;
 /// A fused qkv has one matrix, an unfused one three.
 constexpr std::size_t kMostShared = 3;
 

@@ -29,8 +29,8 @@ class GraphBackend : public Backend {
   Result<std::span<const float>> feed(std::span<const std::int32_t> tokens) override {
     const model::Pass pass{.cache = &cache_};
     std::vector<mx::array> last;
-    for (std::size_t first = 0; first < tokens.size(); first += kPassTokens) {
-      const auto part = tokens.subspan(first, std::min(kPassTokens, tokens.size() - first));
+    for (std::size_t first = 0; first < tokens.size(); first += engine::kPassTokens) {
+      const auto part = tokens.subspan(first, std::min(engine::kPassTokens, tokens.size() - first));
       const int count = static_cast<int>(part.size());
       mx::array hidden = model_.embed(mx::array(part.data(), {1, count}, mx::int32), pass);
       for (std::int64_t layer = 0; layer < model_.config().layers; ++layer)
@@ -47,9 +47,6 @@ class GraphBackend : public Backend {
   [[nodiscard]] const model::Model& model() const override { return model_; }
 
  private:
-  /// Prompt tokens of one forward pass: bounds the activations of a long prompt.
-  static constexpr std::size_t kPassTokens = 512;
-
   model::Model model_;
   model::KvCache cache_;
   std::vector<float> logits_;

@@ -118,7 +118,7 @@ TEST(Bounds, PanelsAndTilesStayInside) {
     GuardedRows rounded(table, x, rows, m.in, m.group_size, 0, side);
     table.int8_tile(
         {values.data(), group_values.data(), group_values.data(), m.groups(), m.group_size, m.bits},
-        rounded.view, rows, y.data(), width);
+        rounded.view, rows, y.data());
   });
 }
 

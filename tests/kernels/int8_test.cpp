@@ -135,8 +135,7 @@ TEST(Int8, TilesMatchTheDoubleReferenceInEveryFormat) {
     const Int8Rows part{rounded.view.values + column, rounded.view.scales + skipped,
                         rounded.view.sums + skipped, rounded.view.value_stride, rounded.view.group_stride};
     std::vector<float> y(rows * width, 1.0f);
-    table.int8_tile({values.data(), scales.data(), biases.data(), groups, group, bits}, part, rows, y.data(),
-                    width);
+    table.int8_tile({values.data(), scales.data(), biases.data(), groups, group, bits}, part, rows, y.data());
     for (std::size_t r = 0; r < rows; ++r) {
       for (std::size_t o = 0; o < out; ++o) {
         const Reference expected = reference_dot(w, o + 2, &x[r * in]);
@@ -166,7 +165,7 @@ TEST(Int8, TheLargestSumsAreExact) {
       std::fill_n(scales.reserve(3 * width), 3 * width, 127.0f);  // so that scale · 127 is 1
       std::fill_n(biases.reserve(3 * width), 3 * width, 0.0f);
       table.int8_tile({values.data(), scales.data(), biases.data(), 3, group, bits}, rounded.view, 1,
-                      sums.data(), width);
+                      sums.data());
       for (std::size_t o = 0; o < width; ++o) {
         const Reference expected = reference_dot(w, o, x.data());
         ASSERT_NEAR(y[o], expected.value, 8 * kEpsilon * expected.size) << o;

@@ -2,6 +2,7 @@
 // mapping.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -12,6 +13,9 @@
 #include "optiq/model/model.h"
 
 namespace optiq::engine {
+
+/// Tokens of one forward pass: bounds the activations of a long prompt.
+inline constexpr std::size_t kPassTokens = 512;
 
 struct Options {
   /// int8: activations that meet quantized weights are rounded group by group; f32: nothing is rounded but
@@ -36,7 +40,7 @@ class Engine {
 
   /// Appends tokens and returns the logits behind the last, f32 [vocabulary], valid until the next call.
   /// Tokens lie within the vocabulary; the sequence stays within the model's positions (both the caller's to
-  /// check). Working memory is that of at most 512 tokens; decoding allocates nothing but a cache page every
+  /// check). Working memory is that of at most kPassTokens; decoding allocates nothing but a cache page every
   /// kCachePage tokens and, every 1,024, some of attention's working memory. usage for no tokens,
   /// out_of_resources where there is no memory: the sequence is then as it was.
   Result<std::span<const float>> feed(std::span<const std::int32_t> tokens);

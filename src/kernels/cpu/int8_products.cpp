@@ -135,7 +135,7 @@ void add_panel(const Matrix& w, Range o, const Int8Rows& x, std::size_t rows, fl
       tile.scales += g;
       tile.sums += g;
       next.ask();
-      k.int8_tile(panel, tile, std::min(k.tile_rows, rows - r), y + r * k.panel_rows, k.panel_rows);
+      k.int8_tile(panel, tile, std::min(k.tile_rows, rows - r), y + r * k.panel_rows);
     }
   }
 }

@@ -46,8 +46,12 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vl");
 }
 
+bool has_avx512vnni256() {
+  return has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
+
 bool has_avx512vnni() {
-  return has_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
+  return has_avx512vnni256() && __builtin_cpu_supports("avx512vbmi");
 }
 #elif defined(__aarch64__) && defined(__APPLE__)
 bool has_feature(const char* name) {
@@ -84,6 +88,7 @@ std::vector<const KernelTable*> available_kernels() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (has_avx512vnni()) tables.push_back(&avx512vnni_kernels);
+  if (has_avx512vnni256()) tables.push_back(&avx512vnni256_kernels);
   if (has_avxvnni()) tables.push_back(&avxvnni_kernels);
   if (has_avx512()) tables.push_back(&avx512_kernels);
   if (has_avx2()) tables.push_back(&avx2_kernels);

@@ -149,10 +149,9 @@ struct KernelTable {
   /// columns), whole groups.
   void (*int8_panel)(const QuantizedRows& w, std::size_t first, std::size_t count, std::size_t column,
                      std::size_t columns, std::uint8_t* values);
-  /// y[r·y_stride + o] += x[r]·panel[o] for o < panel_rows, r < rows ≤ tile_rows; x begins at the panel's
+  /// y[r·panel_rows + o] += x[r]·panel[o] for o < panel_rows, r < rows ≤ tile_rows; x begins at the panel's
   /// first column, in its own order.
-  void (*int8_tile)(const Int8Panel& panel, const Int8Rows& x, std::size_t rows, float* y,
-                    std::size_t y_stride);
+  void (*int8_tile)(const Int8Panel& panel, const Int8Rows& x, std::size_t rows, float* y);
 
   /// optiq/kernels/limits.h.
   unsigned long long (*read_all)(const void* p, std::size_t bytes, std::size_t prefetch_bytes);
@@ -175,6 +174,7 @@ extern const KernelTable generic_kernels;
 extern const KernelTable avx2_kernels;
 extern const KernelTable avxvnni_kernels;
 extern const KernelTable avx512_kernels;
+extern const KernelTable avx512vnni256_kernels;
 extern const KernelTable avx512vnni_kernels;
 #elif defined(__aarch64__)
 extern const KernelTable neon_dotprod_kernels;
