@@ -14,7 +14,7 @@ namespace optiq::test {
 inline plan::Plan plan_of(const model::Model& model, quant::Format format, quant::Encoder encoder) {
   plan::Plan plan;
   const model::ModelConfig& config = model.config();
-  plan.model = {"golden", config.family->model_type, 0, DType::bf16, config.layers, config.kv_heads, config.head_dim};
+  plan.model = {"golden", std::string(config.family->model_type), 0, DType::bf16, config.layers, config.kv_heads, config.head_dim};
   for (const auto& shape : model.modules()) {
     plan::PlannedModule module{shape.name, shape.out_features, shape.in_features, shape.layer, format, encoder};
     module.bytes = quant::module_bytes(shape.out_features, shape.in_features, format, DType::bf16);
