@@ -1,14 +1,15 @@
 #include "optiq/base/file.h"
 #include "optiq/base/units.h"
+#include "optiq/compare/compare.h"
 #include "optiq/encode/encode.h"
 #include "optiq/evaluate/evaluate.h"
 #include "optiq/report/html.h"
-#include "optiq/report/table.h"
 #include "optiq/tune/distill.h"
 #include "optiq/tune/effort.h"
 #include "optiq/tune/refine.h"
 #include "profile_options.h"
 #include "quality_json.h"
+#include "quality_table.h"
 
 namespace optiq::apps {
 namespace {
@@ -92,60 +93,14 @@ Result<tune::RefineResult> carry_out(const Arguments& args, const tune::Recipe& 
   return result;
 }
 
-/// The uniform plan by rounding to nearest, written beside `out`, measured and removed again.
+/// The uniform plan by rounding to nearest.
 Result<Candidate> measure_baseline(const Arguments& args, plan::Plan plan, const model::Model& reference,
                                    const calibrate::TokenBatch& batch, Console& console) {
   for (auto& module : plan.modules) module.encoder = quant::Encoder::rtn;
-  const fs::path out = fs::absolute(args.out).lexically_normal();
-  // Hidden, so that no folder of the user's is in its place.
-  const fs::path folder = out.parent_path() / fmt::format(".{}.baseline", out.filename().string());
   const std::string format = quant::to_string(plan.modules.front().format);
-  std::error_code ignored;
-  fs::remove_all(folder, ignored);  // what a killed run left, perhaps half deleted
-  OPTIQ_CHECK(encode::encode_checkpoint(reference.checkpoint(), plan, {}, folder, {}, console.progress()));
-  auto quality = measure(folder, reference, batch, console);
-  fs::remove_all(folder, ignored);
-  if (!quality) return tl::unexpected(quality.error());
-  return Candidate{"uniform " + format, std::move(plan), std::move(*quality)};
-}
-
-report::Quality report_row(const Candidate& candidate) {
-  const evaluate::Quality& quality = candidate.quality;
-  report::Quality row{candidate.name, candidate.plan.bytes, candidate.plan.bits_per_weight, {}, {}, {}};
-  row.perplexity = MeanError{quality.perplexity, quality.perplexity_standard_error};
-  if (quality.has_reference) {
-    row.kl = quality.distance.kl;
-    row.top1_agreement = quality.distance.top1_agreement;
-  }
-  return row;
-}
-
-std::string comparison_table(const std::vector<report::Quality>& rows) {
-  std::vector<std::vector<std::string>> cells;
-  const auto show = [](const std::optional<MeanError>& value) {
-    return value ? report::format_with_error(value->mean, value->standard_error) : std::string("-");
-  };
-  for (const report::Quality& row : rows) {
-    cells.push_back({row.name, format_bytes(row.bytes), fmt::format("{:.3f}", row.bits_per_weight),
-                     show(row.perplexity), show(row.kl), show(row.top1_agreement)});
-  }
-  using report::Align;
-  return report::format_table({{"model"},
-                               {"files", Align::right},
-                               {"bits/weight", Align::right},
-                               {"perplexity", Align::right},
-                               {"KL to reference", Align::right},
-                               {"top-1 agreement", Align::right}},
-                              cells);
-}
-
-Json candidate_json(const Candidate& candidate) {
-  Json json{{"name", candidate.name},
-            {"bytes", candidate.plan.bytes},
-            {"bits_per_weight", candidate.plan.bits_per_weight},
-            {"predicted_kl", candidate.plan.predicted_kl}};
-  json.update(quality_json(candidate.quality));
-  return json;
+  const fs::path folder = hidden_folder_beside(args.out);
+  OPTIQ_TRY(auto quality, compare::measure(plan, reference, {}, batch, folder, console.progress()));
+  return Candidate{"uniform " + format, std::move(plan), std::move(quality)};
 }
 
 Status write_report(const fs::path& path, const profile::Sensitivity& sensitivity, const plan::Rules& rules,
@@ -179,16 +134,16 @@ Status quantize(const Arguments& args, const tune::Recipe& recipe, Console& cons
 
   OPTIQ_TRY(const auto batch, other_tokens(args, args.text, 1, model, tokenizer, console));
   OPTIQ_TRY(ours.quality, measure(args.out, model, batch, console));
-  std::vector<report::Quality> rows{report_row(ours)};
+  std::vector<report::Quality> rows{report_row(ours.name, ours.plan, ours.quality)};
   std::optional<Candidate> baseline;
   if (auto uniform = plan::uniform_plan_at_least(sensitivity, ours.plan.bytes)) {
     OPTIQ_TRY(baseline, measure_baseline(args, std::move(*uniform), model, batch, console));
-    rows.push_back(report_row(*baseline));
+    rows.push_back(report_row(baseline->name, baseline->plan, baseline->quality));
   }
   OPTIQ_CHECK(write_report(fs::path(args.out) / "report.html", sensitivity, rules, ours, baseline, rows));
 
   console.end_progress();
-  console.print(comparison_table(rows));
+  console.print(quality_table(rows));
   console.print(latency_line(ours.plan));
   console.print(fmt::format("predicted KL {:.5f} ± {:.5f}; report: {}/report.html\n", ours.plan.predicted_kl,
                             ours.plan.predicted_kl_standard_error, args.out));
@@ -197,7 +152,7 @@ Status quantize(const Arguments& args, const tune::Recipe& recipe, Console& cons
   json["out"] = args.out;
   json["sensitivity"] = file.string();
   json["candidates"] = candidates_json(refined);
-  if (baseline) json["baseline"] = candidate_json(*baseline);
+  if (baseline) json["baseline"] = candidate_json(baseline->name, baseline->plan, baseline->quality);
   console.print_json(json);
   return {};
 }

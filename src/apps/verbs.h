@@ -35,6 +35,7 @@ void add_uniform(VerbTable& verbs);
 void add_encode(VerbTable& verbs);
 void add_verify(VerbTable& verbs);
 void add_quantize(VerbTable& verbs);
+void add_compare(VerbTable& verbs);
 void add_distill(VerbTable& verbs);
 void add_eval(VerbTable& verbs);
 void add_run(VerbTable& verbs);

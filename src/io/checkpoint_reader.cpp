@@ -128,7 +128,7 @@ Result<TensorView> Checkpoint::require(const std::string& name) const {
   return fail(ErrorCode::bad_input, "{}: tensor {} is missing", folder_.string(), name);
 }
 
-std::string checkpoint_identity(const fs::path& folder) {
+std::vector<fs::path> checkpoint_files(const fs::path& folder) {
   std::vector<fs::path> files;
   for (const char* name : {"config.json", "tokenizer.json", "tokenizer_config.json"})
     files.push_back(folder / name);
@@ -139,8 +139,12 @@ std::string checkpoint_identity(const fs::path& folder) {
       files.push_back(entry.path());
   }
   std::sort(files.begin(), files.end());
+  return files;
+}
+
+std::string checkpoint_identity(const fs::path& folder) {
   std::string text;
-  for (const fs::path& file : files) text += file_identity(file) + "\n";
+  for (const fs::path& file : checkpoint_files(folder)) text += file_identity(file) + "\n";
   return text;
 }
 

@@ -7,15 +7,36 @@
 namespace optiq::plan {
 namespace {
 
-Plan uniform_on(const profile::Sensitivity& sensitivity, const Menu& menu, quant::Format format) {
+/// Each module at the format that `format_of(its index)` gives; dense where that was not measured for it.
+template <class FormatOf>
+Plan plan_on(const profile::Sensitivity& sensitivity, const Menu& menu, const FormatOf& format_of) {
   allocate::Choice choice;
-  for (const auto& options : menu.options) {
+  for (std::size_t module = 0; module < menu.options.size(); ++module) {
+    const auto& options = menu.options[module];
+    const quant::Format format = format_of(module);
     const auto found = std::find_if(options.begin(), options.end(),
                                     [&](const MenuOption& option) { return option.format == format; });
     const auto dense = options.end() - 1;
     choice.push_back(static_cast<std::size_t>((found == options.end() ? dense : found) - options.begin()));
   }
   return assemble(sensitivity, menu, choice);
+}
+
+Plan uniform_on(const profile::Sensitivity& sensitivity, const Menu& menu, quant::Format format) {
+  return plan_on(sensitivity, menu, [&](std::size_t) { return format; });
+}
+
+Status check_measured(const profile::Sensitivity& sensitivity, quant::Format format) {
+  const auto formats = measured_formats(sensitivity);
+  if (std::find(formats.begin(), formats.end(), format) == formats.end())
+    return fail(ErrorCode::usage, "{} was measured for no module", quant::to_string(format));
+  return {};
+}
+
+/// Whether the recipes favour a block: the first and the last eighth, and every third between them.
+bool is_favoured_block(std::int64_t block, std::int64_t blocks) {
+  const std::int64_t eighth = blocks / 8;
+  return block < eighth || block >= 7 * blocks / 8 || (block - eighth) % 3 == 2;
 }
 
 Point point_of(const Plan& plan, std::string label) {
@@ -51,10 +72,21 @@ std::vector<quant::Format> measured_formats(const profile::Sensitivity& sensitiv
 
 Result<Plan> uniform_plan(const profile::Sensitivity& sensitivity, quant::Format format) {
   OPTIQ_CHECK(profile::check_sensitivity(sensitivity, "sensitivity"));
-  const auto formats = measured_formats(sensitivity);
-  if (std::find(formats.begin(), formats.end(), format) == formats.end())
-    return fail(ErrorCode::usage, "{} was measured for no module", quant::to_string(format));
+  OPTIQ_CHECK(check_measured(sensitivity, format));
   return uniform_on(sensitivity, full_menu(sensitivity), format);
+}
+
+Result<Plan> mixed_recipe_plan(const profile::Sensitivity& sensitivity, const MixedRecipe& recipe) {
+  OPTIQ_CHECK(profile::check_sensitivity(sensitivity, "sensitivity"));
+  OPTIQ_CHECK(check_measured(sensitivity, recipe.low));
+  OPTIQ_CHECK(check_measured(sensitivity, recipe.high));
+  return plan_on(sensitivity, full_menu(sensitivity), [&](std::size_t index) {
+    const profile::ModuleSensitivity& module = sensitivity.modules[index];
+    const auto is_named = [&](const char* part) { return module.name.find(part) != std::string::npos; };
+    const bool is_high = is_named("lm_head") || ((is_named("v_proj") || is_named("down_proj")) &&
+                                                 is_favoured_block(module.layer, sensitivity.model.layers));
+    return is_high ? recipe.high : recipe.low;
+  });
 }
 
 Result<Plan> uniform_plan_at_least(const profile::Sensitivity& sensitivity, std::uint64_t bytes) {

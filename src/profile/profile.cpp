@@ -282,7 +282,7 @@ std::optional<Sensitivity> find_profile(const fs::path& output, const model::Mod
   std::error_code error;
   const auto made = fs::last_write_time(output, error);
   if (error) return std::nullopt;
-  for (const fs::path& file : model_files(model.checkpoint().folder())) {
+  for (const fs::path& file : io::checkpoint_files(model.checkpoint().folder())) {
     const auto changed = fs::last_write_time(file, error);
     if (!error && changed > made) return std::nullopt;
   }

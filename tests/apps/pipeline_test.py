@@ -278,5 +278,26 @@ class Quantize(CliTest):
             self.assertIn(word, done.stdout)
 
 
+class Compare(CliTest):
+    def test_baselines_and_ours_at_their_bytes(self):
+        profile = self.profile()
+        found = self.succeed("compare", self.model, "--bpw", "6", "--sensitivity", profile, "--calibration", self.text,
+                             *CALIBRATION, "--eval-sequences", "4", "-o", "compared.html")
+        self.assertEqual([row["name"] for row in found["baselines"]],
+                         ["uniform rtn", "uniform gptq", "mixed_3_6 rtn", "mixed_4_6 rtn"])
+        ours = {row["name"]: row for row in found["ours"]}
+        self.assertLessEqual(found["ours"][0]["bytes"] * 8, 6 * PARAMETERS)
+        for row in found["baselines"]:
+            self.assert_fields(row, EVAL_FIELDS)
+            self.assert_fields(row, {"bytes": int, "kl_difference": float, "kl_difference_stderr": float})
+            rival = ours[row["rival"]]
+            self.assertLessEqual(rival["bytes"], row["bytes"])
+            self.assertAlmostEqual(row["kl_difference"], rival["kl_mean"] - row["kl_mean"], delta=1e-9)
+        self.assertIn("mixed_3_6", (self.folder / "compared.html").read_text())
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir()),
+                         ["compared.html", "model", "sensitivity.importance.safetensors", "sensitivity.json",
+                          "text.txt"])
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <set>
 
 #include "support/contains.h"
 #include "support/sensitivity.h"
@@ -56,6 +57,21 @@ double interaction_model(const Sensitivity& all, const Plan& plan) {
     mean += sum * sum / static_cast<double>(all.samples());
   }
   return all.projection_scale * mean;
+}
+
+TEST(MixedRecipe, GivesMoreBitsWhereMlxLmDoes) {
+  Random random(5);
+  const Sensitivity all = test::random_sensitivity(random, 17, Estimator::kl, {3, 6}, {64});
+  const auto plan = mixed_recipe_plan(all, {{3, 64}, {6, 64}});
+  ASSERT_TRUE(plan) << plan.error().message;
+  // What mlx-lm 0.32.2's predicate answered for 17 layers.
+  const std::set<std::int64_t> favoured{0, 1, 4, 7, 10, 13, 14, 15, 16};
+  for (const PlannedModule& module : plan->modules) {
+    const bool is_high = test::contains(module.name, "down_proj") && favoured.contains(module.layer);
+    EXPECT_EQ(module.format, (quant::Format{is_high ? 6 : 3, 64})) << module.name;
+  }
+  EXPECT_EQ(plan->bytes, exact_bytes(*plan));
+  EXPECT_FALSE(mixed_recipe_plan(all, {{4, 64}, {6, 64}}));
 }
 
 TEST(MakePlan, IsTheBestOfAllAssignmentsThatFit) {

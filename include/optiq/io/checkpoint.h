@@ -37,6 +37,10 @@ class Checkpoint {
   std::uint64_t file_bytes_ = 0;
 };
 
+/// config.json, tokenizer files and weights of a checkpoint, sorted; the first three are listed even where they
+/// are missing.
+std::vector<std::filesystem::path> checkpoint_files(const std::filesystem::path& folder);
+
 /// What a model's results depend on: weights, configuration and tokenizer by name, size and time of last
 /// change, a line each. A profile's own output that lies beside them is left out.
 std::string checkpoint_identity(const std::filesystem::path& folder);

@@ -85,6 +85,17 @@ Result<Plan> make_plan(const profile::Sensitivity& sensitivity, const Budget& bu
 /// was measured for no module.
 Result<Plan> uniform_plan(const profile::Sensitivity& sensitivity, quant::Format format);
 
+/// Two formats of mlx-lm's recipes by name (mixed_3_6: 3x64 and 6x64).
+struct MixedRecipe {
+  quant::Format low;
+  quant::Format high;
+};
+/// What mlx-lm's recipe of these formats gives: `high` for lm_head and for v_proj and down_proj of the first
+/// and the last eighth of the blocks and every third block between, `low` for all else; modules whose rows a
+/// format does not divide stay dense. Source: mlx-lm 0.32.2, convert.py, mixed_quant_predicate_builder. usage
+/// where one of the two was measured for no module.
+Result<Plan> mixed_recipe_plan(const profile::Sensitivity& sensitivity, const MixedRecipe& recipe);
+
 /// The formats that were measured for any module, in order.
 std::vector<quant::Format> measured_formats(const profile::Sensitivity& sensitivity);
 

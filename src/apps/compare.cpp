@@ -1,0 +1,163 @@
+#include "optiq/compare/compare.h"
+
+#include "optiq/base/file.h"
+#include "optiq/profile/importance.h"
+#include "optiq/report/table.h"
+#include "profile_options.h"
+#include "quality_table.h"
+
+namespace optiq::apps {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Arguments {
+  std::string model, out = "report.html", sensitivity, text;
+  std::int64_t eval_sequences = 16;
+  ProfileArguments profile;
+  PlanArguments plan;
+};
+
+/// The profile that was named if it is there, otherwise a new one.
+Result<profile::Sensitivity> sensitivity_of(const Arguments& args, const fs::path& file,
+                                            const model::Model& model, const io::Tokenizer& tokenizer,
+                                            Console& console) {
+  std::error_code ignored;
+  if (!args.sensitivity.empty() && fs::exists(file, ignored)) return profile::read_sensitivity(file);
+  OPTIQ_TRY(const auto options, profile_options(args.profile));
+  if (auto known = profile::find_profile(file, model, args.profile.source, options)) return std::move(*known);
+  return profile::profile(model, tokenizer, args.profile.source, options, file, console.progress());
+}
+
+Result<calibrate::TokenBatch> held_out_tokens(const Arguments& args, const model::Model& model,
+                                              const io::Tokenizer& tokenizer, Console& console) {
+  calibrate::Source source = args.profile.source;
+  if (!args.text.empty()) source.name = args.text;
+  source.sequences = args.eval_sequences;
+  ++source.seed;
+  return calibrate::load(source, model, tokenizer, console.progress());
+}
+
+struct Measured {
+  std::vector<evaluate::Quality> ours, baselines;  ///< parallel to the field's
+};
+
+Result<Measured> measure_all(const Arguments& args, const compare::Field& field, const fs::path& activations,
+                             const model::Model& model, const calibrate::TokenBatch& tokens,
+                             Console& console) {
+  Measured measured;
+  const fs::path folder = hidden_folder_beside(args.out);
+  const auto measure = [&](const plan::Plan& plan) {
+    return compare::measure(plan, model, activations, tokens, folder, console.progress());
+  };
+  for (const compare::Candidate& candidate : field.ours) {
+    OPTIQ_TRY(measured.ours.emplace_back(), measure(candidate.plan));
+  }
+  for (const compare::Baseline& baseline : field.baselines) {
+    OPTIQ_TRY(measured.baselines.emplace_back(), measure(baseline.candidate.plan));
+  }
+  return measured;
+}
+
+std::vector<report::Quality> report_rows(const compare::Field& field, const Measured& measured) {
+  std::vector<report::Quality> rows;
+  for (std::size_t i = 0; i < field.ours.size(); ++i)
+    rows.push_back(report_row(field.ours[i].name, field.ours[i].plan, measured.ours[i]));
+  for (std::size_t i = 0; i < field.baselines.size(); ++i) {
+    const compare::Candidate& candidate = field.baselines[i].candidate;
+    rows.push_back(report_row(candidate.name, candidate.plan, measured.baselines[i]));
+  }
+  return rows;
+}
+
+/// KL of ours minus the baseline's, window by window, for each baseline.
+Result<std::vector<MeanError>> differences(const compare::Field& field, const Measured& measured) {
+  std::vector<MeanError> all;
+  for (std::size_t i = 0; i < field.baselines.size(); ++i) {
+    const evaluate::Quality& ours = measured.ours[field.baselines[i].rival];
+    OPTIQ_TRY(all.emplace_back(),
+              compare::paired_difference(ours.window_kl, measured.baselines[i].window_kl));
+  }
+  return all;
+}
+
+std::string difference_table(const compare::Field& field, const std::vector<MeanError>& differences) {
+  std::vector<std::vector<std::string>> cells;
+  for (std::size_t i = 0; i < differences.size(); ++i) {
+    const compare::Baseline& baseline = field.baselines[i];
+    cells.push_back({baseline.candidate.name, field.ours[baseline.rival].name,
+                     report::format_with_error(differences[i].mean, differences[i].standard_error)});
+  }
+  return report::format_table(
+      {{"baseline"}, {"ours of its size"}, {"KL, ours - baseline", report::Align::right}}, cells);
+}
+
+Json to_json(const compare::Field& field, const Measured& measured,
+             const std::vector<MeanError>& differences) {
+  Json json{{"ours", Json::array()}, {"baselines", Json::array()}};
+  for (std::size_t i = 0; i < field.ours.size(); ++i)
+    json["ours"].push_back(candidate_json(field.ours[i].name, field.ours[i].plan, measured.ours[i]));
+  for (std::size_t i = 0; i < field.baselines.size(); ++i) {
+    const compare::Baseline& baseline = field.baselines[i];
+    Json row = candidate_json(baseline.candidate.name, baseline.candidate.plan, measured.baselines[i]);
+    row["rival"] = field.ours[baseline.rival].name;
+    row["kl_difference"] = differences[i].mean;
+    row["kl_difference_stderr"] = differences[i].standard_error;
+    json["baselines"].push_back(std::move(row));
+  }
+  return json;
+}
+
+Status write_report(const fs::path& path, const profile::Sensitivity& sensitivity, const plan::Rules& rules,
+                    const compare::Field& field, const std::vector<report::Quality>& rows) {
+  report::ReportInput input{field.ours.front().plan, sensitivity, {}, {}, {}, rows};
+  OPTIQ_TRY(input.frontier, plan::frontier_points(sensitivity, rules));
+  OPTIQ_TRY(input.uniform, plan::uniform_points(sensitivity));
+  input.baseline = field.baselines.front().candidate.plan;
+  return write_file_atomically(path, report::html_report(input));
+}
+
+Status run_compare(const Arguments& args, Console& console) {
+  OPTIQ_TRY(const auto model, model::Model::open(args.model));
+  OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(args.model));
+  const fs::path file = args.sensitivity.empty() ? args.out + ".sensitivity.json" : args.sensitivity;
+  OPTIQ_TRY(const auto rules, rules_of(args.plan));
+  OPTIQ_TRY(const auto sensitivity, sensitivity_of(args, file, model, tokenizer, console));
+  OPTIQ_TRY(const auto budget, budget_of(args.plan, sensitivity));
+  OPTIQ_TRY(const auto field, compare::make_field(sensitivity, budget, rules));
+  OPTIQ_TRY(const auto tokens, held_out_tokens(args, model, tokenizer, console));
+  OPTIQ_TRY(const auto measured,
+            measure_all(args, field, profile::importance_path(file), model, tokens, console));
+  OPTIQ_TRY(const auto paired, differences(field, measured));
+  const auto rows = report_rows(field, measured);
+  OPTIQ_CHECK(write_report(args.out, sensitivity, rules, field, rows));
+
+  console.end_progress();
+  console.print(quality_table(rows));
+  console.print(difference_table(field, paired));
+  Json json = to_json(field, measured, paired);
+  json["out"] = args.out;
+  json["sensitivity"] = file.string();
+  console.print_json(json);
+  return {};
+}
+
+}  // namespace
+
+void add_compare(VerbTable& verbs) {
+  auto args = std::make_shared<Arguments>();
+  CLI::App* verb = verbs.add("compare", "Measure plans beside uniform, gptq and mlx-lm's mixed recipes");
+  verb->add_option("model", args->model, "Full-precision model folder")->required();
+  verb->add_option("-o,--out", args->out, "Report to write (HTML)")->capture_default_str();
+  verb->add_option("--sensitivity", args->sensitivity,
+                   "Profile to use; measured and written there where it is missing");
+  verb->add_option("--text", args->text,
+                   "Text to measure quality on (default: the calibration source, another seed)");
+  verb->add_option("--eval-sequences", args->eval_sequences, "Sequences to measure quality on")
+      ->capture_default_str();
+  add_profile_options(verb, args->profile);
+  add_plan_options(verb, args->plan, false);
+  verbs.on_chosen(verb, [args](Console& console) { return run_compare(*args, console); });
+}
+
+}  // namespace optiq::apps

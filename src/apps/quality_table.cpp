@@ -1,0 +1,55 @@
+#include "quality_table.h"
+
+#include <fmt/format.h>
+
+#include "optiq/base/units.h"
+#include "optiq/report/table.h"
+#include "quality_json.h"
+
+namespace optiq::apps {
+
+report::Quality report_row(const std::string& name, const plan::Plan& plan,
+                           const evaluate::Quality& quality) {
+  report::Quality row{name, plan.bytes, plan.bits_per_weight, {}, {}, {}};
+  row.perplexity = MeanError{quality.perplexity, quality.perplexity_standard_error};
+  if (quality.has_reference) {
+    row.kl = quality.distance.kl;
+    row.top1_agreement = quality.distance.top1_agreement;
+  }
+  return row;
+}
+
+std::string quality_table(const std::vector<report::Quality>& rows) {
+  std::vector<std::vector<std::string>> cells;
+  const auto show = [](const std::optional<MeanError>& value) {
+    return value ? report::format_with_error(value->mean, value->standard_error) : std::string("-");
+  };
+  for (const report::Quality& row : rows) {
+    cells.push_back({row.name, format_bytes(row.bytes), fmt::format("{:.3f}", row.bits_per_weight),
+                     show(row.perplexity), show(row.kl), show(row.top1_agreement)});
+  }
+  using report::Align;
+  return report::format_table({{"model"},
+                               {"files", Align::right},
+                               {"bits/weight", Align::right},
+                               {"perplexity", Align::right},
+                               {"KL to reference", Align::right},
+                               {"top-1 agreement", Align::right}},
+                              cells);
+}
+
+Json candidate_json(const std::string& name, const plan::Plan& plan, const evaluate::Quality& quality) {
+  Json json{{"name", name},
+            {"bytes", plan.bytes},
+            {"bits_per_weight", plan.bits_per_weight},
+            {"predicted_kl", plan.predicted_kl}};
+  json.update(quality_json(quality));
+  return json;
+}
+
+std::filesystem::path hidden_folder_beside(const std::filesystem::path& out) {
+  const auto path = std::filesystem::absolute(out).lexically_normal();
+  return path.parent_path() / fmt::format(".{}.baseline", path.filename().string());
+}
+
+}  // namespace optiq::apps

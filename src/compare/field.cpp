@@ -1,0 +1,71 @@
+#include <fmt/format.h>
+
+#include "optiq/compare/compare.h"
+
+namespace optiq::compare {
+namespace {
+
+std::uint64_t distance(std::uint64_t a, std::uint64_t b) {
+  return a > b ? a - b : b - a;
+}
+
+/// Of the uniform plans just below and just above, the one nearer to `bytes`.
+Result<plan::Plan> nearest_uniform(const profile::Sensitivity& sensitivity, std::uint64_t bytes) {
+  auto below = plan::uniform_plan_at_most(sensitivity, bytes);
+  auto above = plan::uniform_plan_at_least(sensitivity, bytes);
+  if (!below) return above;
+  if (!above) return below;
+  return distance(below->bytes, bytes) < distance(above->bytes, bytes) ? below : above;
+}
+
+Candidate encoded_by(quant::Encoder encoder, const std::string& name, plan::Plan plan) {
+  for (plan::PlannedModule& module : plan.modules) module.encoder = encoder;
+  return {fmt::format("{} {}", name, quant::encoder_name(encoder)), std::move(plan)};
+}
+
+Result<std::vector<Candidate>> make_baselines(const profile::Sensitivity& sensitivity, std::uint64_t bytes) {
+  OPTIQ_TRY(const plan::Plan uniform, nearest_uniform(sensitivity, bytes));
+  OPTIQ_TRY(const plan::Plan mixed_3_6, plan::mixed_recipe_plan(sensitivity, {{3, 64}, {6, 64}}));
+  OPTIQ_TRY(const plan::Plan mixed_4_6, plan::mixed_recipe_plan(sensitivity, {{4, 64}, {6, 64}}));
+  return std::vector<Candidate>{
+      encoded_by(quant::Encoder::rtn, "uniform", uniform),
+      encoded_by(quant::Encoder::gptq, "uniform", uniform),
+      encoded_by(quant::Encoder::rtn, "mixed_3_6", mixed_3_6),
+      encoded_by(quant::Encoder::rtn, "mixed_4_6", mixed_4_6),
+  };
+}
+
+bool is_same_size(const plan::Plan& ours, const plan::Plan& baseline) {
+  return ours.bytes <= baseline.bytes &&
+         static_cast<double>(baseline.bytes - ours.bytes) <= kSameSize * static_cast<double>(baseline.bytes);
+}
+
+/// The index of a plan of ours of the baseline's size; one is planned where there is none.
+Result<std::size_t> find_rival(const profile::Sensitivity& sensitivity, plan::Budget budget,
+                               const plan::Rules& rules, const plan::Plan& baseline,
+                               std::vector<Candidate>& ours) {
+  for (std::size_t i = 0; i < ours.size(); ++i)
+    if (is_same_size(ours[i].plan, baseline)) return i;
+  budget.file_bytes = baseline.bytes;
+  budget.memory.reset();
+  OPTIQ_TRY(plan::Plan plan, plan::make_plan(sensitivity, budget, rules));
+  ours.push_back({fmt::format("optiq {:.3f}", plan.bits_per_weight), std::move(plan)});
+  return ours.size() - 1;
+}
+
+}  // namespace
+
+Result<Field> make_field(const profile::Sensitivity& sensitivity, const plan::Budget& budget,
+                         const plan::Rules& rules) {
+  Field field;
+  OPTIQ_TRY(plan::Plan asked, plan::make_plan(sensitivity, budget, rules));
+  field.ours.push_back({fmt::format("optiq {:.3f}", asked.bits_per_weight), std::move(asked)});
+  OPTIQ_TRY(auto baselines, make_baselines(sensitivity, budget.file_bytes));
+  for (Candidate& baseline : baselines) {
+    OPTIQ_TRY(const std::size_t rival, find_rival(sensitivity, budget, rules, baseline.plan, field.ours));
+    field.baselines.push_back({std::move(baseline), rival});
+  }
+  return field;
+}
+
+}  // namespace optiq::compare
