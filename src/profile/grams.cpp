@@ -50,15 +50,17 @@ using Stage = std::function<mx::array(const mx::array& hidden, const model::Pass
 
 class Walk {
  public:
-  Walk(const calibrate::TokenBatch& batch, kernels::Compute compute, const Progress& progress, double stages)
-      : batch_(batch),
+  Walk(const model::Model& model, const calibrate::TokenBatch& batch, kernels::Compute compute,
+       const Progress& progress, double stages)
+      : model_(model),
+        batch_(batch),
         compute_(compute),
         progress_(progress),
         total_(stages * static_cast<double>(batch.sequences)) {}
 
-  Status embed(const model::Model& model) {
+  Status embed() {
     for (std::int64_t i = 0; i < batch_.sequences; ++i) {
-      hidden_.push_back(model.embed(batch_.array(i), {.compute = compute_}));
+      hidden_.push_back(model_.embed(batch_.array(i), {.compute = compute_}));
       OPTIQ_CHECK(model::evaluate({hidden_.back()}));
     }
     return {};
@@ -77,8 +79,9 @@ class Walk {
       if (layer >= 0) wanted.push_back(next.back());
       OPTIQ_CHECK(model::evaluate(std::move(wanted)));
     }
-    OPTIQ_TRY(const Grams grams, sums.means(batch_.sequences * batch_.tokens));
-    OPTIQ_TRY(const Replacements replaced, visit(layer, grams));
+    const auto grams = sums.means(batch_.sequences * batch_.tokens);
+    if (!grams) return tl::unexpected(describe_non_finite(model_));
+    OPTIQ_TRY(const Replacements replaced, visit(layer, *grams));
     if (layer < 0) return {};  // nothing comes behind the head
     for (std::size_t i = 0; !replaced.empty() && i < hidden_.size(); ++i) {
       next[i] = stage(hidden_[i], {.compute = compute_, .weights = &replaced});
@@ -89,6 +92,7 @@ class Walk {
   }
 
  private:
+  const model::Model& model_;
   const calibrate::TokenBatch& batch_;
   kernels::Compute compute_;
   const Progress& progress_;
@@ -102,8 +106,8 @@ class Walk {
 Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch, kernels::Compute compute,
                   const GramVisitor& visit, const Progress& progress) {
   const std::int64_t layers = model.config().layers;
-  Walk walk(batch, compute, progress, static_cast<double>(layers + 1));
-  OPTIQ_CHECK(walk.embed(model));
+  Walk walk(model, batch, compute, progress, static_cast<double>(layers + 1));
+  OPTIQ_CHECK(walk.embed());
   for (std::int64_t layer = 0; layer < layers; ++layer) {
     const Stage block = [&](const mx::array& hidden, const model::Pass& pass) {
       return model.block(layer, hidden, pass);
@@ -121,6 +125,20 @@ std::vector<float> channel_energies(const quant::Gram& gram) {
   std::vector<float> energies(size);
   for (std::size_t i = 0; i < size; ++i) energies[i] = gram.moments()[i * size + i];
   return energies;
+}
+
+Error describe_non_finite(const model::Model& model) {
+  const std::string folder = model.checkpoint().folder().string();
+  for (const model::ModuleShape& module : model.modules()) {
+    const auto weight = model.dense_weight(module.name);
+    if (!weight) return weight.error();
+    mx::array is_finite = mx::all(mx::isfinite(*weight));
+    if (const Status status = model::evaluate({is_finite}); !status) return status.error();
+    if (!is_finite.item<bool>())
+      return {ErrorCode::bad_input, fmt::format("{}.weight: expected finite weights", module.name)};
+  }
+  return {ErrorCode::bad_input,
+          fmt::format("{}: activations on the calibration data are not finite", folder)};
 }
 
 }  // namespace optiq::profile

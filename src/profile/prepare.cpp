@@ -14,20 +14,6 @@ bool is_finite(const Importance& importance) {
   });
 }
 
-/// Activations that are not finite come from a weight that is not: names it.
-tl::unexpected<Error> describe_non_finite(const model::Model& model) {
-  for (const model::ModuleShape& module : model.modules()) {
-    const auto weight = model.dense_weight(module.name);
-    if (!weight) return tl::unexpected(weight.error());
-    model::mx::array is_finite = model::mx::all(model::mx::isfinite(*weight));
-    if (const Status status = model::evaluate({is_finite}); !status) return tl::unexpected(status.error());
-    if (!is_finite.item<bool>())
-      return fail(ErrorCode::bad_input, "{}.weight: expected finite weights", module.name);
-  }
-  return fail(ErrorCode::bad_input, "{}: activations on the calibration data are not finite",
-              model.checkpoint().folder().string());
-}
-
 /// Encodes by what is known of each input channel.
 Status encode_by_importance(const model::Model& model, const std::vector<Subject>& subjects,
                             quant::Encoder encoder, Prepared& prepared, const Progress& progress) {
@@ -67,13 +53,11 @@ Result<Prepared> prepare(const model::Model& model, const calibrate::TokenBatch&
   Prepared prepared;
   OPTIQ_TRY(prepared.deltas, DeltaStore::create(subjects, scratch_folder));
   if (options.encoder == quant::Encoder::gptq) {
-    const Status status = encode_by_grams(model, batch, subjects, options, prepared, progress);
-    if (!status && status.error().code == ErrorCode::bad_input) return describe_non_finite(model);
-    OPTIQ_CHECK(status);
+    OPTIQ_CHECK(encode_by_grams(model, batch, subjects, options, prepared, progress));
     return prepared;
   }
   OPTIQ_TRY(prepared.importance, measure_importance(model, batch, options.compute, progress));
-  if (!is_finite(prepared.importance)) return describe_non_finite(model);
+  if (!is_finite(prepared.importance)) return tl::unexpected(describe_non_finite(model));
   OPTIQ_CHECK(encode_by_importance(model, subjects, options.encoder, prepared, progress));
   return prepared;
 }

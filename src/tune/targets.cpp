@@ -14,15 +14,14 @@ Result<std::vector<kernels::TopProbabilities>> reference_targets(const model::Mo
   if (std::ranges::any_of(batch.ids, beyond))
     return fail(ErrorCode::bad_input, "calibration: a token is outside the model's vocabulary of {}",
                 vocabulary);
-  if (kept_tokens < 1 || kept_tokens >= vocabulary)
-    return fail(ErrorCode::usage, "expected 1 to {} kept tokens, got {}", vocabulary - 1, kept_tokens);
+  if (kept_tokens < 1) return fail(ErrorCode::usage, "expected at least one kept token, got {}", kept_tokens);
+  const auto kept = static_cast<int>(std::min(kept_tokens, vocabulary - 1));
   std::vector<kernels::TopProbabilities> targets;
   for (std::int64_t i = 0; i < batch.sequences; ++i) {
     report_progress(progress, "asking the reference", static_cast<double>(i),
                     static_cast<double>(batch.sequences));
     const mx::array logits = reference.forward(batch.array(i), {.compute = compute});
-    auto target = kernels::top_probabilities(mx::reshape(logits, {-1, logits.shape(-1)}),
-                                             static_cast<int>(kept_tokens));
+    auto target = kernels::top_probabilities(mx::reshape(logits, {-1, logits.shape(-1)}), kept);
     OPTIQ_CHECK(model::evaluate({target.tokens, target.log_probabilities, target.log_tail}));
     targets.push_back(std::move(target));
   }

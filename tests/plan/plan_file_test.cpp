@@ -50,7 +50,7 @@ TEST(PlanFile, BytesAreThoseOfTheFilesThatAreWritten) {
   }
 }
 
-TEST(PlanFile, TensorsAreInModelOrderWithTheirShapes) {
+TEST(PlanFile, TensorsAreThoseOfTheBlocksFirstWithTheirShapes) {
   Random random(2);
   const profile::Sensitivity all = test::random_sensitivity(random, 1);
   const Rules rules{.allow_dense = true,
@@ -59,13 +59,13 @@ TEST(PlanFile, TensorsAreInModelOrderWithTheirShapes) {
                              {"*", {.bits = 8, .group_size = 128}}}};
   const auto tensors = checkpoint_tensors(make_plan(all, size_budget(1 << 30), rules).value());
   const std::vector<io::TensorSpec> expected{
-      {"model.embed_tokens.weight", DType::u32, {320, 12}},
-      {"model.embed_tokens.scales", DType::bf16, {320, 2}},
-      {"model.embed_tokens.biases", DType::bf16, {320, 2}},
       {"model.layers.0.self_attn.q_proj.weight", DType::bf16, {128, 128}},
       {"model.layers.0.mlp.down_proj.weight", DType::u32, {128, 96}},
       {"model.layers.0.mlp.down_proj.scales", DType::bf16, {128, 3}},
       {"model.layers.0.mlp.down_proj.biases", DType::bf16, {128, 3}},
+      {"model.embed_tokens.weight", DType::u32, {320, 12}},
+      {"model.embed_tokens.scales", DType::bf16, {320, 2}},
+      {"model.embed_tokens.biases", DType::bf16, {320, 2}},
       {"model.layers.0.input_layernorm.weight", DType::bf16, {128}}};
   ASSERT_EQ(tensors.size(), expected.size());
   for (std::size_t i = 0; i < tensors.size(); ++i) {

@@ -31,6 +31,9 @@ using GramVisitor = std::function<Result<Replacements>(std::int64_t layer, const
 Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch, kernels::Compute compute,
                   const GramVisitor& visit, const Progress& progress);
 
+/// Why activations are not finite: bad_input naming the first weight that is not, or else the model's folder.
+Error describe_non_finite(const model::Model& model);
+
 /// The diagonal: mean squared activation of each input channel.
 std::vector<float> channel_energies(const quant::Gram& gram);
 
