@@ -31,6 +31,10 @@ void add_profile_options(CLI::App* verb, ProfileArguments& args) {
           "self (the default), or a .txt, .jsonl or .parquet file; several, each as NAME:WEIGHT, share "
           "the sequences by weight")
       ->allow_extra_args(false);
+  add_measurement_options(verb, args);
+}
+
+void add_measurement_options(CLI::App* verb, ProfileArguments& args) {
   verb->add_option("--sequences", args.source.sequences, "Calibration sequences")->capture_default_str();
   verb->add_option("--tokens", args.source.tokens, "Tokens of each sequence")->capture_default_str();
   verb->add_option("--seed", args.source.seed, "Seed of sampling and of the choice of windows")

@@ -17,6 +17,8 @@ struct ProfileArguments {
 };
 
 void add_profile_options(CLI::App* verb, ProfileArguments& args);
+/// Those but --calibration.
+void add_measurement_options(CLI::App* verb, ProfileArguments& args);
 /// The source with its parts; "self" where none was named.
 Result<calibrate::Source> calibration_source(const ProfileArguments& args);
 Result<profile::Options> profile_options(const ProfileArguments& args);
