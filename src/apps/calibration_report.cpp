@@ -25,6 +25,12 @@ Status make_folder(const fs::path& folder) {
               error.message());
 }
 
+/// Files without their folders: what the tables call a set.
+std::string short_name(std::vector<calibrate::Part> parts) {
+  for (calibrate::Part& part : parts) part.name = fs::path(part.name).filename().string();
+  return calibrate::describe(parts);
+}
+
 /// A profile that was named, or one made now in the report's folder.
 Result<evaluate::CalibrationSet> read_or_profile(const Arguments& args, const std::string& text,
                                                  std::size_t number, const model::Model& model,
@@ -32,9 +38,9 @@ Result<evaluate::CalibrationSet> read_or_profile(const Arguments& args, const st
   const fs::path file(text);
   if (file.extension() == ".json") {
     if (auto known = profile::find_profile(out, model, source, options))
-      return evaluate::CalibrationSet{text, std::move(*known), out, {}};
+      return evaluate::CalibrationSet{short_name(source.parts), std::move(*known), out, {}};
     OPTIQ_TRY(auto sensitivity, profile::read_sensitivity(file));
-    const std::string name = calibrate::describe(sensitivity.calibration.parts());
+    const std::string name = short_name(sensitivity.calibration.parts());
     return evaluate::CalibrationSet{name, std::move(sensitivity), file, {}};
   }
   calibrate::Source source = args.profile.source;
@@ -43,7 +49,7 @@ Result<evaluate::CalibrationSet> read_or_profile(const Arguments& args, const st
   const fs::path out =
       fs::path(args.folder) / fmt::format("{}.{}.sensitivity.json", number, file.stem().string());
   OPTIQ_TRY(auto sensitivity, profile::profile(model, tokenizer, source, options, out, console.progress()));
-  return evaluate::CalibrationSet{text, std::move(sensitivity), out, {}};
+  return evaluate::CalibrationSet{short_name(source.parts), std::move(sensitivity), out, {}};
 }
 
 /// Text of the set's own source that its profile has not seen.
@@ -66,6 +72,8 @@ Status calibration_report(const Arguments& args, Console& console) {
     if (!args.plans_only) {
       OPTIQ_TRY(set.held_out, held_out_text(set, args.eval_sequences, model, tokenizer, console));
     }
+    const auto is_taken = [&](const auto& other) { return other.name == set.name; };
+    if (std::ranges::any_of(sets, is_taken)) set.name += fmt::format(" ({})", sets.size() + 1);
     sets.push_back(std::move(set));
   }
   OPTIQ_TRY(const auto budget, budget_of(args.plan, sets.front().sensitivity));

@@ -1,5 +1,6 @@
 #include "optiq/report/mismatch.h"
 
+#include <cmath>
 #include <functional>
 
 #include "optiq/report/table.h"
@@ -25,14 +26,20 @@ std::string kl_cell(const MeanError& kl) {
   return fmt::format("{:.5f} ± {:.5f}", kl.mean, kl.standard_error);
 }
 
+/// Farther from 0 than chance explains: two standard errors.
+bool is_clear(const MeanError& excess) {
+  return std::fabs(excess.mean) > 2 * excess.standard_error;
+}
+
 std::string pair_sentence(const Mismatch& mismatch, std::size_t by, std::size_t on) {
   const MeanError excess = evaluate::excess(mismatch, by, on);
-  const std::string how = mismatch.measured.empty() ? "is predicted to cost" : "costs";
-  const std::string error =
-      mismatch.measured.empty() ? "" : fmt::format(" ± {:.1f}", 100 * excess.standard_error);
-  return fmt::format("calibrating on {} {} {:+.1f}{} % KL on {} against calibrating on {} itself\n",
-                     mismatch.names[by], how, 100 * excess.mean, error, mismatch.names[on],
-                     mismatch.names[on]);
+  const bool measured = !mismatch.measured.empty();
+  const std::string error = measured ? fmt::format(" ± {:.1f}", 100 * excess.standard_error) : "";
+  return fmt::format("calibrating on {} {} {:.1f}{} % {} KL on {} than calibrating on {} itself{}\n",
+                     mismatch.names[by], measured ? "costs" : "is predicted to cost",
+                     100 * std::fabs(excess.mean), error, excess.mean < 0 ? "less" : "more",
+                     mismatch.names[on], mismatch.names[on],
+                     measured && !is_clear(excess) ? " (no clear difference)" : "");
 }
 
 /// Calls `visit` for every pair of different sets.
@@ -44,15 +51,30 @@ void for_each_pair(const Mismatch& mismatch, Visit visit) {
   }
 }
 
+/// For a text whose own plan another set's beats: that cannot be the text's doing.
+std::string noise_sentence(const Mismatch& mismatch, std::size_t on) {
+  for (std::size_t by = 0; by < mismatch.names.size(); ++by) {
+    const MeanError excess = evaluate::excess(mismatch, by, on);
+    if (by == on || mismatch.measured.empty() || excess.mean >= 0 || !is_clear(excess)) continue;
+    return fmt::format("{}'s own plan is not the best on {}: its profile is noisy; more --sequences help\n",
+                       mismatch.names[on], mismatch.names[on]);
+  }
+  return "";
+}
+
 std::string sentences(const Mismatch& mismatch) {
   std::string text;
   std::size_t worst_by = 0, worst_on = 1;
   for_each_pair(mismatch, [&](std::size_t by, std::size_t on) {
     text += pair_sentence(mismatch, by, on);
-    if (evaluate::excess(mismatch, by, on).mean > evaluate::excess(mismatch, worst_by, worst_on).mean)
-      worst_by = by, worst_on = on;
+    const double worst = evaluate::excess(mismatch, worst_by, worst_on).mean;
+    if (evaluate::excess(mismatch, by, on).mean <= worst) return;
+    worst_by = by;
+    worst_on = on;
   });
-  return text + "at worst: " + pair_sentence(mismatch, worst_by, worst_on);
+  text += "at worst: " + pair_sentence(mismatch, worst_by, worst_on);
+  for (std::size_t on = 0; on < mismatch.names.size(); ++on) text += noise_sentence(mismatch, on);
+  return text;
 }
 
 Json kl_json(const MeanError& kl) {
