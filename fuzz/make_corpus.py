@@ -111,6 +111,14 @@ def seeds_safetensors():
     }
 
 
+def seeds_parquet():
+    goldens = pathlib.Path(__file__).parent.parent / "tests" / "goldens" / "parquet"
+    seeds = {path.stem: path.read_bytes() for path in sorted(goldens.glob("*.parquet"))}
+    whole = seeds["text_none_v1"]
+    return seeds | {"empty": b"", "magic_only": b"PAR1PAR1", "no_footer": b"PAR1\0\0\0\0PAR1",
+                    "long_footer": b"PAR1\xff\xff\xff\x7fPAR1", "cut": whole[:-20] + whole[-8:]}
+
+
 def gguf_string(text):
     return struct.pack("<Q", len(text)) + text.encode()
 

@@ -1,17 +1,18 @@
-/* The C ABI of rust/: tokenizers and chat templates. Only src/io includes it.
+/* The C ABI of rust/: tokenizers, chat templates and Parquet. Only src/io includes it.
 
-   Text goes in as (pointer, bytes), not NUL-terminated; a null pointer is fine where the size is 0. Text comes
-   out as OptiqText, always valid UTF-8.
+   Text goes in as (pointer, bytes), not NUL-terminated; a null pointer is fine where the size is 0. Text
+   comes out as OptiqText, always valid UTF-8.
 
-   Errors: a function that returns char* returns NULL for success, else a NUL-terminated UTF-8 message that the
-   caller frees with optiq_error_free; the outputs are then untouched. Panics of the Rust side are caught and
-   come back as such messages.
+   Errors: a function that returns char* returns NULL for success, else a NUL-terminated UTF-8 message that
+   the caller frees with optiq_error_free; the outputs are then untouched. Panics of the Rust side are caught
+   and come back as such messages.
 
-   Ownership: what a function writes through an output pointer belongs to the caller until the matching *_free,
-   which accepts null and must be called once.
+   Ownership: what a function writes through an output pointer belongs to the caller until the matching
+   *_free, which accepts null and must be called once.
 
-   Threads: handles are immutable after creation, so any number of threads may use one at the same time; freeing
-   one needs that no other thread still uses it. */
+   Threads: handles are immutable after creation, so any number of threads may use one at the same time;
+   freeing one needs that no other thread still uses it. A Parquet reader alone moves on, and belongs to one
+   thread. */
 #ifndef OPTIQ_BRIDGE_H
 #define OPTIQ_BRIDGE_H
 
@@ -25,6 +26,7 @@ extern "C" {
 
 typedef struct OptiqTokenizer OptiqTokenizer;
 typedef struct OptiqTemplate OptiqTemplate;
+typedef struct OptiqParquet OptiqParquet;
 
 typedef struct OptiqText {
   char* data; /* size bytes, no NUL at the end */
@@ -69,10 +71,18 @@ char* optiq_tokenizer_token_kind(const OptiqTokenizer* tokenizer, uint32_t id, O
 char* optiq_template_new(const char* source, size_t source_size, const char* name, size_t name_size,
                          OptiqTemplate** chat_template);
 void optiq_template_free(OptiqTemplate* chat_template);
-/* Renders over the members of a JSON object. A render that needs more than a fixed, generous amount of work is
-   an error, so that a hostile template ends. */
+/* Renders over the members of a JSON object. A render that needs more than a fixed, generous amount of work
+   is an error, so that a hostile template ends. */
 char* optiq_template_render(const OptiqTemplate* chat_template, const char* variables, size_t variables_size,
                             OptiqText* text);
+
+/* The rows of a Parquet file whose content is `bytes`, which must outlive the reader: its column `text`, or
+   `messages` (lists of structs with `role` and `content`). Memory is bounded whatever the file claims. */
+char* optiq_parquet_new(const char* bytes, size_t size, OptiqParquet** reader);
+void optiq_parquet_free(OptiqParquet* reader);
+/* The next row as JSON: {"text": …} or {"messages": [{"role", "content"}, …]}, null for a row that has none.
+ *found is false at the end, and after an error. */
+char* optiq_parquet_next(OptiqParquet* reader, OptiqText* document, bool* found);
 
 #ifdef __cplusplus
 }

@@ -2,13 +2,17 @@
 
 mod abi;
 mod chat_template;
+mod parquet_documents;
+mod parquet_pages;
 mod python_json;
+mod thrift;
 mod tokenizer;
 
 use std::ffi::c_char;
 
 use abi::{bytes_of, guarded, text_of, OptiqText, OptiqTokens};
 use chat_template::ChatTemplate;
+use parquet_documents::ParquetDocuments;
 use tokenizer::BridgeTokenizer;
 
 /// # Safety
@@ -168,6 +172,48 @@ pub unsafe extern "C" fn optiq_template_render(
 ) -> *mut c_char {
     guarded(|| {
         *text = OptiqText::new((*chat_template).render(text_of(variables, variables_size)?)?);
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `bytes` points to `size` bytes that outlive the reader; `reader` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn optiq_parquet_new(
+    bytes: *const u8,
+    size: usize,
+    reader: *mut *mut ParquetDocuments,
+) -> *mut c_char {
+    guarded(|| {
+        let opened = ParquetDocuments::open(bytes_of::<'static>(bytes, size))?;
+        *reader = Box::into_raw(Box::new(opened));
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `reader` is null or came from optiq_parquet_new, is unused elsewhere, and is freed once.
+#[no_mangle]
+pub unsafe extern "C" fn optiq_parquet_free(reader: *mut ParquetDocuments) {
+    if !reader.is_null() {
+        drop(Box::from_raw(reader));
+    }
+}
+
+/// # Safety
+/// `reader` is alive and unused elsewhere; `document` and `found` are writable.
+#[no_mangle]
+pub unsafe extern "C" fn optiq_parquet_next(
+    reader: *mut ParquetDocuments,
+    document: *mut OptiqText,
+    found: *mut bool,
+) -> *mut c_char {
+    guarded(|| {
+        let next = (*reader).next()?;
+        *found = next.is_some();
+        if let Some(text) = next {
+            *document = OptiqText::new(text);
+        }
         Ok(())
     })
 }

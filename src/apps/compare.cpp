@@ -25,14 +25,15 @@ Result<profile::Sensitivity> sensitivity_of(const Arguments& args, const fs::pat
   std::error_code ignored;
   if (!args.sensitivity.empty() && fs::exists(file, ignored)) return profile::read_sensitivity(file);
   OPTIQ_TRY(const auto options, profile_options(args.profile));
-  if (auto known = profile::find_profile(file, model, args.profile.source, options)) return std::move(*known);
-  return profile::profile(model, tokenizer, args.profile.source, options, file, console.progress());
+  OPTIQ_TRY(const auto source, calibration_source(args.profile));
+  if (auto known = profile::find_profile(file, model, source, options)) return std::move(*known);
+  return profile::profile(model, tokenizer, source, options, file, console.progress());
 }
 
 Result<calibrate::TokenBatch> held_out_tokens(const Arguments& args, const model::Model& model,
                                               const io::Tokenizer& tokenizer, Console& console) {
-  calibrate::Source source = args.profile.source;
-  if (!args.text.empty()) source.name = args.text;
+  OPTIQ_TRY(calibrate::Source source, calibration_source(args.profile));
+  if (!args.text.empty()) source.parts = {calibrate::Part{args.text}};
   source.sequences = args.eval_sequences;
   ++source.seed;
   return calibrate::load(source, model, tokenizer, console.progress());

@@ -19,9 +19,10 @@ void add_profile(VerbTable& verbs) {
     OPTIQ_TRY(const auto model, model::Model::open(args->model));
     OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(args->model));
     OPTIQ_TRY(const auto options, profile_options(args->profile));
+    OPTIQ_TRY(const auto source, calibration_source(args->profile));
     const auto start = std::chrono::steady_clock::now();
-    OPTIQ_TRY(const auto result, profile::profile(model, tokenizer, args->profile.source, options, args->out,
-                                                  console.progress()));
+    OPTIQ_TRY(const auto result,
+              profile::profile(model, tokenizer, source, options, args->out, console.progress()));
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     console.end_progress();
     console.print(fmt::format(

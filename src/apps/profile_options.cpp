@@ -26,8 +26,15 @@ Result<plan::Budget> byte_budget_of(const PlanArguments& args, const profile::Se
 }  // namespace
 
 void add_profile_options(CLI::App* verb, ProfileArguments& args) {
-  verb->add_option("--calibration", args.source.name, "\"self\", or a .txt or .jsonl file")
-      ->capture_default_str();
+  verb->add_option(
+          "--calibration", args.calibration,
+          "self (the default), or a .txt, .jsonl or .parquet file; several, each as NAME:WEIGHT, share "
+          "the sequences by weight")
+      ->allow_extra_args(false);
+  add_measurement_options(verb, args);
+}
+
+void add_measurement_options(CLI::App* verb, ProfileArguments& args) {
   verb->add_option("--sequences", args.source.sequences, "Calibration sequences")->capture_default_str();
   verb->add_option("--tokens", args.source.tokens, "Tokens of each sequence")->capture_default_str();
   verb->add_option("--seed", args.source.seed, "Seed of sampling and of the choice of windows")
@@ -45,6 +52,17 @@ void add_profile_options(CLI::App* verb, ProfileArguments& args) {
       ->capture_default_str();
   verb->add_option("--bits", args.bits, "Bits to measure (default: all)")->delimiter(',');
   verb->add_option("--groups", args.groups, "Group sizes to measure (default: all)")->delimiter(',');
+}
+
+Result<calibrate::Source> calibration_source(const ProfileArguments& args) {
+  calibrate::Source source = args.source;
+  if (args.calibration.empty()) return source;
+  source.parts.clear();
+  for (const std::string& text : args.calibration) {
+    OPTIQ_TRY(calibrate::Part part, calibrate::parse_part(text));
+    source.parts.push_back(std::move(part));
+  }
+  return source;
 }
 
 Result<profile::Options> profile_options(const ProfileArguments& args) {

@@ -9,13 +9,18 @@
 namespace optiq::apps {
 
 struct ProfileArguments {
-  calibrate::Source source;
+  calibrate::Source source;              ///< without its parts
+  std::vector<std::string> calibration;  ///< as typed: the parts
   std::string estimator = "fisher", encoder = "gptq", compute = "bf16";
   std::vector<int> bits, groups;
   std::int64_t label_draws = profile::Options{}.label_draws;
 };
 
 void add_profile_options(CLI::App* verb, ProfileArguments& args);
+/// Those but --calibration.
+void add_measurement_options(CLI::App* verb, ProfileArguments& args);
+/// The source with its parts; "self" where none was named.
+Result<calibrate::Source> calibration_source(const ProfileArguments& args);
 Result<profile::Options> profile_options(const ProfileArguments& args);
 
 struct PlanArguments {

@@ -34,8 +34,8 @@ struct Candidate {
 Result<calibrate::TokenBatch> other_tokens(const Arguments& args, const std::string& text,
                                            std::uint64_t seed_step, const model::Model& model,
                                            const io::Tokenizer& tokenizer, Console& console) {
-  calibrate::Source source = args.profile.source;
-  if (!text.empty()) source.name = text;
+  OPTIQ_TRY(calibrate::Source source, calibration_source(args.profile));
+  if (!text.empty()) source.parts = {calibrate::Part{text}};
   source.sequences = args.eval_sequences;
   source.seed += seed_step;
   return calibrate::load(source, model, tokenizer, console.progress());
@@ -52,10 +52,11 @@ Result<profile::Sensitivity> measure_sensitivity(const Arguments& args, const tu
                                                  const fs::path& file, const model::Model& model,
                                                  const io::Tokenizer& tokenizer, Console& console) {
   OPTIQ_TRY(const auto options, profile_options(args.profile));
-  OPTIQ_TRY(const double seconds, tune::estimate_seconds(model, recipe, args.profile.source.tokens,
-                                                         options.label_draws, options.formats.size()));
+  OPTIQ_TRY(const auto source, calibration_source(args.profile));
+  OPTIQ_TRY(const double seconds, tune::estimate_seconds(model, recipe, source.tokens, options.label_draws,
+                                                         options.formats.size()));
   console.print(fmt::format("effort {}: about {}\n", args.effort, format_duration(seconds)));
-  return profile::profile(model, tokenizer, args.profile.source, options, file, console.progress());
+  return profile::profile(model, tokenizer, source, options, file, console.progress());
 }
 
 /// The profile in `file` where it is one of this model and these options, otherwise a new one. One that was
@@ -66,7 +67,8 @@ Result<profile::Sensitivity> sensitivity_of(const Arguments& args, const tune::R
   std::error_code ignored;
   if (!args.sensitivity.empty() && fs::exists(file, ignored)) return profile::read_sensitivity(file);
   OPTIQ_TRY(const auto options, profile_options(args.profile));
-  if (auto known = profile::find_profile(file, model, args.profile.source, options)) return std::move(*known);
+  OPTIQ_TRY(const auto source, calibration_source(args.profile));
+  if (auto known = profile::find_profile(file, model, source, options)) return std::move(*known);
   return measure_sensitivity(args, recipe, file, model, tokenizer, console);
 }
 

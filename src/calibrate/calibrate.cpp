@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "documents.h"
 #include "optiq/base/file.h"
 #include "optiq/base/random.h"
 
@@ -12,6 +13,8 @@ namespace {
 constexpr std::int64_t kMostSequences = 1 << 20;
 /// Ids of one batch: 1 GiB, and far more than any estimate needs.
 constexpr std::int64_t kMostTokens = 1 << 28;
+/// Windows are chosen among this many times what is asked for.
+constexpr std::int64_t kParquetChoice = 16;
 
 Status check_source(const Source& source, const model::ModelConfig& config) {
   if (source.sequences < 1 || source.sequences > kMostSequences) {
@@ -23,6 +26,9 @@ Status check_source(const Source& source, const model::ModelConfig& config) {
     return fail(ErrorCode::usage, "calibration: expected 2 to {} tokens a sequence, got {}", longest,
                 source.tokens);
   }
+  if (source.skip < 0 || source.skip > kMostSequences)
+    return fail(ErrorCode::usage, "calibration: expected to skip 0 to {} sequences, got {}", kMostSequences,
+                source.skip);
   if (source.tokens > kMostTokens / source.sequences) {
     return fail(ErrorCode::usage, "calibration: expected at most {} tokens in all, got {} sequences of {}",
                 kMostTokens, source.sequences, source.tokens);
@@ -30,70 +36,31 @@ Status check_source(const Source& source, const model::ModelConfig& config) {
   return {};
 }
 
-/// A conversation as the tokenizer's chat template writes it.
-Result<std::string> conversation_text(const JsonReader& line, const io::Tokenizer& tokenizer) {
-  OPTIQ_TRY(const Json* messages, line.array("messages"));
-  auto text = tokenizer.apply_chat_template(*messages, false);
-  if (!text) return with_context(text.error(), line.where());
-  return text;
-}
-
-/// The text of one line of a JSONL file.
-Result<std::string> document_text(const Json& line, const io::Tokenizer& tokenizer,
-                                  const std::string& where) {
-  const JsonReader reader(line, where);
-  if (reader.has("text")) return reader.string("text");
-  if (reader.has("messages")) return conversation_text(reader, tokenizer);
-  if (reader.has("prompt")) {
-    OPTIQ_TRY(const std::string prompt, reader.string("prompt"));
-    OPTIQ_TRY(const std::string completion, reader.string_or("completion", ""));
-    return prompt + completion;
-  }
-  return fail(ErrorCode::bad_input, "{}: expected \"text\", \"messages\" or \"prompt\"", where);
-}
-
-/// One line's tokens: begun by the tokenizer's own special tokens, ended by EOS.
-Result<std::vector<std::int32_t>> tokenize_line(std::string_view line, const io::Tokenizer& tokenizer,
-                                                const std::string& where) {
-  OPTIQ_TRY(const Json json, parse_json(line, where));
-  OPTIQ_TRY(const std::string text, document_text(json, tokenizer, where));
-  auto tokens = tokenizer.encode(text, true);
-  if (!tokens) return with_context(tokens.error(), where);
-  if (!tokenizer.eos_tokens().empty()) tokens->push_back(tokenizer.eos_tokens().front());
-  return tokens;
-}
-
-/// All documents one after another.
-Result<std::vector<std::int32_t>> tokenize_jsonl(const std::filesystem::path& file,
-                                                 const io::Tokenizer& tokenizer) {
-  OPTIQ_TRY(const std::string content, read_text_file(file));
-  std::vector<std::int32_t> tokens;
-  std::size_t number = 0;
-  for (std::size_t begin = 0; begin < content.size();) {
-    const std::size_t end = std::min(content.find('\n', begin), content.size());
-    const std::string_view line = std::string_view(content).substr(begin, end - begin);
-    begin = end + 1;
-    ++number;
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    const std::string where = fmt::format("{}:{}", file.string(), number);
-    OPTIQ_TRY(const auto document, tokenize_line(line, tokenizer, where));
-    tokens.insert(tokens.end(), document.begin(), document.end());
-  }
-  return tokens;
-}
+/// What one part must give.
+struct Share {
+  std::int64_t sequences = 0;
+  std::int64_t skip = 0;  ///< windows of the same choice that are left out
+};
 
 /// Cuts a token stream into windows and keeps a seeded choice of them, in the stream's order.
-Result<TokenBatch> choose_windows(const std::vector<std::int32_t>& tokens, const Source& source) {
+Result<TokenBatch> choose_windows(const Tokens& tokens, const std::string& name, const Source& source,
+                                  Share share) {
   TokenBatch batch{0, std::min<std::int64_t>(source.tokens, static_cast<std::int64_t>(tokens.size())), {}};
   if (batch.tokens < 2) {
-    return fail(ErrorCode::bad_input, "{}: expected calibration text of at least 2 tokens, got {}",
-                source.name, tokens.size());
+    return fail(ErrorCode::bad_input, "{}: expected calibration text of at least 2 tokens, got {}", name,
+                tokens.size());
   }
   std::vector<std::int64_t> windows(tokens.size() / static_cast<std::size_t>(batch.tokens));
   std::iota(windows.begin(), windows.end(), 0);
   Random random(source.seed);
   for (std::size_t i = windows.size(); i > 1; --i) std::swap(windows[i - 1], windows[random.below(i)]);
-  windows.resize(std::min(windows.size(), static_cast<std::size_t>(source.sequences)));
+  const auto all = static_cast<std::int64_t>(windows.size());
+  if (all <= share.skip) {
+    return fail(ErrorCode::bad_input, "{}: expected more than {} windows of {} tokens, got {}", name,
+                share.skip, batch.tokens, all);
+  }
+  windows.erase(windows.begin(), windows.begin() + share.skip);
+  windows.resize(std::min(windows.size(), static_cast<std::size_t>(share.sequences)));
   std::sort(windows.begin(), windows.end());
   for (const std::int64_t window : windows) {
     const auto first = tokens.begin() + window * batch.tokens;
@@ -114,6 +81,43 @@ Status check_vocabulary(const std::vector<std::int32_t>& ids, std::int64_t vocab
   return {};
 }
 
+Result<Tokens> tokenize(const std::string& name, const io::Tokenizer& tokenizer, const Source& source) {
+  const std::filesystem::path file(name);
+  if (file.extension() == ".jsonl") return tokenize_jsonl(file, tokenizer);
+  if (file.extension() != ".parquet") return tokenize_file(file, tokenizer);
+  // Enough for a choice: the whole of a data set would take hours. What is held out must be chosen from the
+  // same tokens as what it is kept apart from.
+  const std::int64_t sequences = source.skip > 0 ? source.skip : source.sequences;
+  const std::int64_t enough = std::min(sequences * source.tokens, kMostTokens);
+  return tokenize_parquet(file, tokenizer, static_cast<std::size_t>(kParquetChoice * enough));
+}
+
+Result<TokenBatch> load_part(const std::string& name, const Source& source, Share share,
+                             const model::Model& model, const io::Tokenizer& tokenizer,
+                             const Progress& progress) {
+  if (name == "self") {
+    const Source own{.sequences = share.sequences,
+                     .tokens = source.tokens,
+                     .seed = source.seed + static_cast<std::uint64_t>(share.skip)};
+    return sample_from_model(own, model, tokenizer, progress);
+  }
+  OPTIQ_TRY(const Tokens tokens, tokenize(name, tokenizer, source));
+  OPTIQ_CHECK(check_vocabulary(tokens, model.config().vocabulary, name));
+  return choose_windows(tokens, name, source, share);
+}
+
+/// The rows of all parts, each in its own order.
+TokenBatch interleave(const std::vector<TokenBatch>& batches, const std::vector<std::int64_t>& counts) {
+  TokenBatch all{0, batches.front().tokens, {}};
+  std::vector<std::int64_t> next(batches.size(), 0);
+  for (const std::size_t part : interleaved_parts(counts)) {
+    const auto row = batches[part].row(next[part]++);
+    all.ids.insert(all.ids.end(), row.begin(), row.end());
+    ++all.sequences;
+  }
+  return all;
+}
+
 }  // namespace
 
 model::mx::array TokenBatch::array(std::int64_t index) const {
@@ -129,16 +133,34 @@ Result<std::vector<std::int32_t>> tokenize_file(const std::filesystem::path& fil
   return tokens;
 }
 
+Source held_out(const Source& source, std::int64_t sequences) {
+  Source other = source;
+  other.sequences = sequences;
+  other.skip = source.sequences;
+  return other;
+}
+
 Result<TokenBatch> load(const Source& source, const model::Model& model, const io::Tokenizer& tokenizer,
                         const Progress& progress) {
   OPTIQ_CHECK(check_source(source, model.config()));
-  if (source.name == "self") return sample_from_model(source, model, tokenizer, progress);
-  const std::filesystem::path file(source.name);
-  auto tokens =
-      file.extension() == ".jsonl" ? tokenize_jsonl(file, tokenizer) : tokenize_file(file, tokenizer);
-  if (!tokens) return tl::unexpected(tokens.error());
-  OPTIQ_CHECK(check_vocabulary(*tokens, model.config().vocabulary, source.name));
-  return choose_windows(*tokens, source);
+  OPTIQ_TRY(const auto counts, share_out(source.parts, source.sequences));
+  std::vector<std::int64_t> skipped(counts.size(), 0);
+  if (source.skip > 0) {
+    OPTIQ_TRY(skipped, share_out(source.parts, source.skip));
+  }
+  std::vector<TokenBatch> batches;
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    const std::string& name = source.parts[i].name;
+    OPTIQ_TRY(TokenBatch batch, load_part(name, source, {counts[i], skipped[i]}, model, tokenizer, progress));
+    if (counts.size() == 1) return batch;
+    if (batch.sequences < counts[i] || batch.tokens < source.tokens) {
+      return fail(ErrorCode::bad_input,
+                  "{}: expected {} sequences of {} tokens for the mixture, got {} of {}", name, counts[i],
+                  source.tokens, batch.sequences, batch.tokens);
+    }
+    batches.push_back(std::move(batch));
+  }
+  return interleave(batches, counts);
 }
 
 }  // namespace optiq::calibrate

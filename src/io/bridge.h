@@ -20,6 +20,7 @@ struct Deleter {
 
 using TokenizerHandle = std::unique_ptr<OptiqTokenizer, Deleter<optiq_tokenizer_free>>;
 using TemplateHandle = std::unique_ptr<OptiqTemplate, Deleter<optiq_template_free>>;
+using ParquetHandle = std::unique_ptr<OptiqParquet, Deleter<optiq_parquet_free>>;
 
 /// Takes the message that a function of the bridge returned; bad_input, naming `where`, unless it is null.
 inline Status check(char* error, std::string_view where) {

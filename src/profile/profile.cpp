@@ -41,7 +41,10 @@ std::string work_identity(const model::Model& model, const calibrate::Source& so
                                  static_cast<int>(options.compute), kernels::cpu_isa());
   for (const quant::Format format : options.formats) text += quant::to_string(format) + " ";
   text += fmt::format("\n{} {} {}\n", source.sequences, source.tokens, source.seed);
-  text += source.name == "self" ? source.name : file_identity(source.name);
+  for (const calibrate::Part& part : source.parts) {
+    text += part.name == "self" ? part.name : file_identity(part.name);
+    if (source.parts.size() > 1) text += fmt::format(" {}\n", part.weight);
+  }
   return text + "\n" + io::checkpoint_identity(model.checkpoint().folder());
 }
 
@@ -179,6 +182,14 @@ ModuleSensitivity describe(const Subject& subject, std::size_t first_option,
   return module;
 }
 
+/// What a profile records of its text.
+Calibration calibration_of(const calibrate::Source& source, std::int64_t sequences, std::int64_t tokens,
+                           std::int64_t label_draws) {
+  Calibration calibration{calibrate::describe(source.parts), sequences, tokens, source.seed, label_draws};
+  if (source.parts.size() > 1) calibration.mixture = source.parts;
+  return calibration;
+}
+
 Sensitivity summarise(const Workbench& bench, const calibrate::Source& source,
                       const std::vector<Sample>& samples) {
   Sensitivity result;
@@ -187,8 +198,8 @@ Sensitivity summarise(const Workbench& bench, const calibrate::Source& source,
   result.estimator = bench.options.estimator;
   result.encoder = bench.options.encoder;
   const bool fisher = result.estimator == Estimator::fisher;
-  result.calibration = {source.name, bench.batch.sequences, bench.batch.tokens, source.seed,
-                        fisher ? bench.options.label_draws : 0};
+  result.calibration = calibration_of(source, bench.batch.sequences, bench.batch.tokens,
+                                      fisher ? bench.options.label_draws : 0);
   result.projection_scale = fisher ? 0.5 / static_cast<double>(bench.batch.tokens) : 0;
   std::vector<std::vector<double>> costs;
   std::size_t first_option = 0;
@@ -289,8 +300,8 @@ std::optional<Sensitivity> find_profile(const fs::path& output, const model::Mod
   auto known = read_sensitivity(output);
   if (!known || !read_calibration_tokens(importance_path(output))) return std::nullopt;
   const bool is_fisher = options.estimator == Estimator::fisher;
-  const Calibration wanted{source.name, source.sequences, source.tokens, source.seed,
-                           is_fisher ? options.label_draws : 0};
+  const Calibration wanted =
+      calibration_of(source, source.sequences, source.tokens, is_fisher ? options.label_draws : 0);
   const std::vector<Subject> subjects = subjects_of(model, options.formats);
   bool is_same = known->estimator == options.estimator && known->encoder == options.encoder &&
                  known->calibration == wanted && known->model.name == model.checkpoint().folder().string() &&

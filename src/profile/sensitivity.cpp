@@ -85,6 +85,30 @@ Result<ModuleSensitivity> read_module(const JsonReader& reader) {
   return module;
 }
 
+Result<std::vector<calibrate::Part>> read_mixture(const JsonReader& reader) {
+  std::vector<calibrate::Part> mixture;
+  if (!reader.has("mixture")) return mixture;
+  OPTIQ_TRY(const Json* list, reader.array("mixture"));
+  for (const Json& json : *list) {
+    const JsonReader part(json, fmt::format("{}: mixture[{}]", reader.where(), mixture.size()));
+    OPTIQ_TRY(std::string name, part.string("source"));
+    OPTIQ_TRY(const double weight, part.number("weight"));
+    mixture.push_back({std::move(name), weight});
+  }
+  return mixture;
+}
+
+Json calibration_to_json(const Calibration& calibration) {
+  Json json{{"source", calibration.source},
+            {"sequences", calibration.sequences},
+            {"tokens", calibration.tokens},
+            {"seed", calibration.seed},
+            {"label_draws", calibration.label_draws}};
+  for (const calibrate::Part& part : calibration.mixture)
+    json["mixture"].push_back({{"source", part.name}, {"weight", part.weight}});
+  return json;
+}
+
 Result<Calibration> read_calibration(const JsonReader& reader) {
   Calibration calibration;
   OPTIQ_TRY(calibration.source, reader.string("source"));
@@ -93,6 +117,7 @@ Result<Calibration> read_calibration(const JsonReader& reader) {
   OPTIQ_TRY(const std::int64_t seed, reader.integer("seed"));
   calibration.seed = static_cast<std::uint64_t>(seed);
   OPTIQ_TRY(calibration.label_draws, reader.integer("label_draws"));
+  OPTIQ_TRY(calibration.mixture, read_mixture(reader));
   return calibration;
 }
 
@@ -140,6 +165,13 @@ Status check_calibration(const Sensitivity& all, const std::string& where) {
   }
   if (calibration.seed > static_cast<std::uint64_t>(INT64_MAX))
     return fail(ErrorCode::bad_input, "{}: calibration: seed {} is too large", where, calibration.seed);
+  if (!calibration.mixture.empty()) {
+    const auto shares = calibrate::share_out(calibration.mixture, calibration.sequences);
+    if (!shares || shares->size() < 2) {
+      return fail(ErrorCode::bad_input, "{}: calibration: mixture: {}", where,
+                  shares ? "expected several sources" : shares.error().message);
+    }
+  }
   if (!(std::fabs(all.half_split_spearman) <= 1)) {
     return fail(ErrorCode::bad_input, "{}: half_split_spearman is {}, expected -1 to 1", where,
                 all.half_split_spearman);
@@ -163,6 +195,10 @@ Result<Estimator> parse_estimator(std::string_view name) {
     if (kEstimatorNames[i] == name) return static_cast<Estimator>(i);
   }
   return fail(ErrorCode::bad_input, "estimator \"{}\": expected fisher, kl or mse", printable(name));
+}
+
+std::vector<calibrate::Part> Calibration::parts() const {
+  return mixture.empty() ? std::vector{calibrate::Part{source}} : mixture;
 }
 
 std::size_t Sensitivity::samples() const {
@@ -190,7 +226,6 @@ Status check_sensitivity(const Sensitivity& sensitivity, const std::string& wher
 }
 
 Json sensitivity_to_json(const Sensitivity& sensitivity) {
-  const Calibration& calibration = sensitivity.calibration;
   Json modules = Json::array();
   for (const ModuleSensitivity& module : sensitivity.modules) modules.push_back(module_to_json(module));
   return {{"format", kFormat},
@@ -198,12 +233,7 @@ Json sensitivity_to_json(const Sensitivity& sensitivity) {
           {"model", model_to_json(sensitivity.model)},
           {"estimator", estimator_name(sensitivity.estimator)},
           {"encoder", quant::encoder_name(sensitivity.encoder)},
-          {"calibration",
-           {{"source", calibration.source},
-            {"sequences", calibration.sequences},
-            {"tokens", calibration.tokens},
-            {"seed", calibration.seed},
-            {"label_draws", calibration.label_draws}}},
+          {"calibration", calibration_to_json(sensitivity.calibration)},
           {"half_split_spearman", sensitivity.half_split_spearman},
           {"projection_scale", sensitivity.projection_scale},
           {"fixed", tensors_to_json(sensitivity.fixed)},

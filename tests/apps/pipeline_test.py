@@ -31,6 +31,29 @@ class ProfileAndPlan(CliTest):
                                    "half_split_spearman": float, "seconds": float})
         self.assertEqual((found["modules"], found["sequences"], found["tokens"]), (15, 4, 32))
 
+    def test_a_mixture_is_recorded(self):
+        self.succeed("profile", self.model, "-o", "s.json", "--calibration", "self:3", "--calibration",
+                     f"{self.text}:1", *CALIBRATION)
+        mixture = json.loads((self.folder / "s.json").read_text())["calibration"]["mixture"]
+        self.assertEqual([part["weight"] for part in mixture], [3, 1])
+
+    def test_calibration_report(self):
+        mixed = self.profile("--seed", "3")
+        found = self.succeed("calibration-report", self.model, "self", mixed, "--bpw", "6", "--eval-sequences", "2",
+                             *CALIBRATION)
+        self.assertEqual([len(found["sets"]), len(found["pairs"])], [2, 2])
+        for pair in found["pairs"]:
+            self.assertEqual(set(pair), {"calibrated_on", "text", "predicted_kl", "kl", "excess",
+                                         "modules_differing", "bytes_differing", "spearman"})
+        for chosen in found["sets"]:
+            self.assertLessEqual(chosen["bits_per_weight"], 6)
+            self.assertGreater(chosen["kl"]["mean"], 0)
+        left = sorted(path.name for path in (self.folder / "calibration-report").iterdir())
+        self.assertEqual(left, ["1.self.sensitivity.importance.safetensors", "1.self.sensitivity.json"])
+        planned = self.succeed("calibration-report", self.model, mixed, mixed, "--bpw", "6", "--plans-only")
+        self.assertNotIn("kl", planned["pairs"][0])
+        self.assertEqual(planned["pairs"][0]["excess"]["mean"], 0)
+
     def test_self_calibration_needs_no_data(self):
         self.succeed("profile", self.model, "-o", "s.json", "--sequences", "2", "--tokens", "16")
         self.assertTrue((self.folder / "s.json").exists())

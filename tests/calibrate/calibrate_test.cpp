@@ -38,7 +38,7 @@ class Calibrate : public testing::Test {
   }
 
   Result<TokenBatch> load_file(std::string_view name, std::string_view text, Source source = {}) {
-    source.name = file(name, text).string();
+    source.parts = {Part{file(name, text).string()}};
     return load(source, model_, tokenizer("byte_bpe"), nullptr);
   }
 
@@ -138,7 +138,7 @@ TEST_F(Calibrate, JsonLinesOfEveryKindFollowOneAnother) {
       expected.insert(expected.end(), part.begin(), part.end());
       expected.push_back(t.eos_tokens().front());
     }
-    const Source source{.name = file("a.jsonl", lines).string(), .sequences = 1000, .tokens = 2};
+    const Source source{.parts = {Part{file("a.jsonl", lines).string()}}, .sequences = 1000, .tokens = 2};
     const Tokens ids = load(source, model_, t, nullptr).value().ids;
     expected.resize(expected.size() / 2 * 2);
     EXPECT_EQ(ids, expected);
@@ -164,7 +164,8 @@ TEST_F(Calibrate, AFailingChatTemplateNamesTheLine) {
   test::copy_tokenizer("byte_bpe", folder);
   test::write_text(folder / "chat_template.jinja", "{{ raise_exception('no such role') }}");
   const Source source{
-      .name = file("a.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}").string()};
+      .parts = {
+          Part{file("a.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}").string()}}};
   const auto batch = load(source, model_, io::Tokenizer::open(folder).value(), nullptr);
   ASSERT_FALSE(batch);
   EXPECT_EQ(batch.error().code, ErrorCode::bad_input);
@@ -187,7 +188,7 @@ TEST_F(Calibrate, EmptyMissingAndInvalidFilesAreBadInput) {
   EXPECT_EQ(invalid.error().code, ErrorCode::bad_input);
   EXPECT_TRUE(test::contains(invalid.error().message, "latin1.txt"));
   for (const char* name : {"none.txt", "none.jsonl"}) {
-    const Source source{.name = (folder_.path() / name).string()};
+    const Source source{.parts = {Part{(folder_.path() / name).string()}}};
     const auto missing = load(source, model_, tokenizer("byte_bpe"), nullptr);
     ASSERT_FALSE(missing) << name;
     EXPECT_EQ(missing.error().code, ErrorCode::bad_input);
@@ -197,7 +198,7 @@ TEST_F(Calibrate, EmptyMissingAndInvalidFilesAreBadInput) {
 
 TEST_F(Calibrate, ATokenOutsideTheVocabularyIsBadInput) {
   const auto small = test::golden_model("llama");
-  const Source source{.name = file("a.txt", counting(50)).string(), .tokens = 16};
+  const Source source{.parts = {Part{file("a.txt", counting(50)).string()}}, .tokens = 16};
   const auto batch = load(source, small, tokenizer("byte_bpe"), nullptr);
   ASSERT_FALSE(batch);
   EXPECT_EQ(batch.error().code, ErrorCode::bad_input);
@@ -211,7 +212,7 @@ TEST_F(Calibrate, AbsurdSizesAreUsageErrors) {
                         {.tokens = -512}, {.tokens = 1025},  {.tokens = most}};
   for (Source source : bad) {
     for (const std::string& name : {std::string("self"), file("a.txt", counting(9)).string()}) {
-      source.name = name;
+      source.parts = {Part{name}};
       const auto batch = load(source, model_, tokenizer("byte_bpe"), nullptr);
       ASSERT_FALSE(batch) << source.sequences << " × " << source.tokens;
       EXPECT_EQ(batch.error().code, ErrorCode::usage);
@@ -286,6 +287,98 @@ TEST_F(Calibrate, SelfSamplingFollowsTheModel) {
     if (batch.row(row)[1] == likeliest) ++third[static_cast<std::size_t>(batch.row(row)[2])];
   }
   EXPECT_LT(test::chi_square_deviation(third, probabilities({1, likeliest})), 7);
+}
+
+std::string parquet_golden(std::string_view name) {
+  return (std::filesystem::path(OPTIQ_TEST_DATA) / "goldens" / "parquet" / name).string();
+}
+
+/// The same documents as JSONL give the same sequences.
+TEST_F(Calibrate, ParquetGivesWhatJsonLinesGive) {
+  const Json expected = read_json_file(parquet_golden("documents.json")).value();
+  for (const char* name : {"text_plain", "text_zstd_v2", "messages_snappy"}) {
+    SCOPED_TRACE(name);
+    std::string lines;
+    for (const Json& document : expected[name]) {
+      if (!document.is_null()) lines += document.dump() + "\n";
+    }
+    const io::Tokenizer t = tokenizer("byte_bpe");
+    const Source parquet{
+        .parts = {Part{parquet_golden(std::string(name) + ".parquet")}}, .sequences = 9, .tokens = 8};
+    Source jsonl = parquet;
+    jsonl.parts = {Part{file("same.jsonl", lines).string()}};
+    EXPECT_EQ(load(parquet, model_, t, nullptr).value().ids, load(jsonl, model_, t, nullptr).value().ids);
+  }
+}
+
+TEST_F(Calibrate, HeldOutWindowsAreNoneOfThoseThatWereTaken) {
+  const std::string text = counting(400);
+  const Tokens stream = tokenizer("byte_bpe").encode(text, false).value();
+  const Source source{
+      .parts = {Part{file("a.txt", text).string()}}, .sequences = 20, .tokens = 16, .seed = 5};
+  const auto all = static_cast<std::int64_t>(stream.size() / 16);
+  ASSERT_GT(all, 40);
+  const auto taken = places(load(source, model_, tokenizer("byte_bpe"), nullptr).value(), stream);
+  const auto rest =
+      places(load(held_out(source, all), model_, tokenizer("byte_bpe"), nullptr).value(), stream);
+  EXPECT_EQ(taken.size() + rest.size(), static_cast<std::size_t>(all));
+  std::set<std::size_t> both(taken.begin(), taken.end());
+  both.insert(rest.begin(), rest.end());
+  EXPECT_EQ(both.size(), static_cast<std::size_t>(all));
+  Source greedy = source;
+  greedy.sequences = all;
+  const auto none = load(held_out(greedy, 1), model_, tokenizer("byte_bpe"), nullptr);
+  ASSERT_FALSE(none);
+  EXPECT_TRUE(test::contains(none.error().message, "a.txt")) << none.error().message;
+}
+
+TEST_F(Calibrate, HeldOutTextOfParquetIsChosenFromTheSameTokens) {
+  std::set<Tokens> seen;
+  const Source source{.parts = {Part{parquet_golden("text_plain.parquet")}}, .sequences = 2, .tokens = 8};
+  const auto rows_of = [&](const TokenBatch& batch) {
+    for (std::int64_t row = 0; row < batch.sequences; ++row)
+      seen.insert(Tokens(batch.row(row).begin(), batch.row(row).end()));
+    return static_cast<std::size_t>(batch.sequences);
+  };
+  const auto taken = rows_of(load(source, model_, tokenizer("byte_bpe"), nullptr).value());
+  const auto rest = rows_of(load(held_out(source, 3), model_, tokenizer("byte_bpe"), nullptr).value());
+  EXPECT_EQ(taken + rest, 5u);
+  EXPECT_EQ(seen.size(), 5u);
+}
+
+/// Every sequence of a mixture is one that its part alone gives, in its order, at its place.
+TEST_F(Calibrate, AMixtureInterleavesWhatItsPartsGive) {
+  const Part text{file("a.txt", counting(300)).string(), 2};
+  const Part other{file("b.jsonl", "{\"text\": \"" + counting(200) + "\"}").string(), 1};
+  const Source mixture{.parts = {Part{"self", 1}, text, other}, .sequences = 9, .tokens = 12, .seed = 4};
+  const io::Tokenizer t = tokenizer("byte_bpe");
+  const auto counts = share_out(mixture.parts, 9).value();
+  std::vector<TokenBatch> alone;
+  for (std::size_t i = 0; i < 3; ++i) {
+    Source single = mixture;
+    single.parts = {Part{mixture.parts[i].name}};
+    single.sequences = counts[i];
+    alone.push_back(load(single, model_, t, nullptr).value());
+  }
+  const TokenBatch batch = load(mixture, model_, t, nullptr).value();
+  EXPECT_EQ(batch.ids, load(mixture, model_, t, nullptr).value().ids);
+  ASSERT_EQ(batch.sequences, 9);
+  const auto order = interleaved_parts(counts);
+  std::vector<std::int64_t> next(3, 0);
+  for (std::int64_t row = 0; row < 9; ++row) {
+    const auto part = order[static_cast<std::size_t>(row)];
+    EXPECT_TRUE(std::ranges::equal(batch.row(row), alone[part].row(next[part]++))) << row;
+  }
+}
+
+TEST_F(Calibrate, APartOfAMixtureThatIsTooShortIsBadInput) {
+  const std::string small = file("short.txt", counting(20)).string();
+  const Source mixture{.parts = {Part{"self"}, Part{small}}, .sequences = 100, .tokens = 16};
+  const auto batch = load(mixture, model_, tokenizer("byte_bpe"), nullptr);
+  ASSERT_FALSE(batch);
+  EXPECT_EQ(batch.error().code, ErrorCode::bad_input);
+  EXPECT_TRUE(test::contains(batch.error().message, small + ": expected 50 sequences of 16"))
+      << batch.error().message;
 }
 
 TEST_F(Calibrate, TokenizeFileGivesTheWholeText) {

@@ -135,7 +135,8 @@ TEST_F(ProfileTest, OptionsThatCannotBeAreRefusedBeforeAnyWork) {
 TEST_F(ProfileTest, BadCalibrationLeavesNothingBehind) {
   const auto model = model::Model::open(folder_.path() / "model").value();
   const auto tokenizer = io::Tokenizer::open(folder_.path() / "model").value();
-  const calibrate::Source missing{.name = (folder_.path() / "none.txt").string(), .tokens = 12};
+  const calibrate::Source missing{.parts = {calibrate::Part{(folder_.path() / "none.txt").string()}},
+                                  .tokens = 12};
   expect_error(profile(model, tokenizer, missing, {}, folder_.path() / "out.json", nullptr),
                ErrorCode::bad_input, "none.txt");
   EXPECT_TRUE(files().empty());

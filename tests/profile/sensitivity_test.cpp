@@ -47,6 +47,18 @@ TEST(SensitivityFile, ReadsBackExactly) {
   }
 }
 
+TEST(SensitivityFile, AMixtureReadsBackAndFilesWithoutOneStayReadable) {
+  Random random(3);
+  Sensitivity all = test::random_sensitivity(random, 1);
+  EXPECT_FALSE(sensitivity_to_json(all)["calibration"].contains("mixture"));
+  EXPECT_EQ(all.calibration.parts(), (std::vector{calibrate::Part{"self", 1}}));
+  all.calibration.mixture = {{"self", 2}, {"a:b.txt", 0.1}};
+  const auto read = sensitivity_from_json(sensitivity_to_json(all), "s.json");
+  ASSERT_TRUE(read) << read.error().message;
+  EXPECT_EQ(read->calibration.mixture, all.calibration.mixture);
+  EXPECT_EQ(read->calibration.parts(), all.calibration.mixture);
+}
+
 struct Fault {
   std::string expected;  ///< part of the message
   std::function<void(Json&)> make;
@@ -65,6 +77,15 @@ TEST(SensitivityFile, NamesWhatIsWrong) {
       {"\"calibration\": expected an object", [](Json& j) { j["calibration"] = 3; }},
       {"0 sequences", [](Json& j) { j["calibration"]["sequences"] = 0; }},
       {"\"seed\"", [](Json& j) { j["calibration"]["seed"] = 1.5; }},
+      {"mixture: expected several sources",
+       [](Json& j) {
+         j["calibration"]["mixture"] = {{{"source", "self"}, {"weight", 1}}};
+       }},
+      {"mixture[0]", [](Json& j) { j["calibration"]["mixture"] = Json::array({3}); }},
+      {"none of 24 sequences",
+       [](Json& j) {
+         j["calibration"]["mixture"] = {{{"source", "a"}, {"weight", 1}}, {{"source", "b"}, {"weight", 1e6}}};
+       }},
       {"half_split_spearman", [](Json& j) { j["half_split_spearman"] = 1.5; }},
       {"projection_scale", [](Json& j) { j["projection_scale"] = 0; }},
       {"s.json: model: \"layers\"", [](Json& j) { j["model"]["layers"] = 0; }},

@@ -10,6 +10,7 @@
 
 #include "optiq/base/json.h"
 #include "optiq/base/result.h"
+#include "optiq/calibrate/mixture.h"
 #include "optiq/io/safetensors.h"
 #include "optiq/profile/model_facts.h"
 #include "optiq/quant/encoder.h"
@@ -28,11 +29,15 @@ std::string_view estimator_name(Estimator estimator);
 Result<Estimator> parse_estimator(std::string_view name);
 
 struct Calibration {
-  std::string source;  ///< "self", or the file it came from
+  std::string source;  ///< "self", the file it came from, or what a mixture is called
   std::int64_t sequences = 0;
   std::int64_t tokens = 0;  ///< of each sequence
   std::uint64_t seed = 0;
   std::int64_t label_draws = 0;  ///< fisher: label sets drawn for each sequence; 0 for the others
+  std::vector<calibrate::Part> mixture = {};  ///< where several sources shared the sequences; else empty
+
+  /// The sources: those of the mixture, or the one.
+  [[nodiscard]] std::vector<calibrate::Part> parts() const;
 
   friend bool operator==(const Calibration&, const Calibration&) = default;
 };
