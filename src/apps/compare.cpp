@@ -3,7 +3,7 @@
 #include "optiq/base/file.h"
 #include "optiq/profile/importance.h"
 #include "optiq/report/table.h"
-#include "profile_options.h"
+#include "quality_options.h"
 #include "quality_table.h"
 
 namespace optiq::apps {
@@ -12,32 +12,11 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Arguments {
-  std::string model, out = "report.html", sensitivity, text;
-  std::int64_t eval_sequences = 16;
+  std::string model, out = "report.html";
+  QualityArguments quality;
   ProfileArguments profile;
   PlanArguments plan;
 };
-
-/// The profile that was named if it is there, otherwise a new one.
-Result<profile::Sensitivity> sensitivity_of(const Arguments& args, const fs::path& file,
-                                            const model::Model& model, const io::Tokenizer& tokenizer,
-                                            Console& console) {
-  std::error_code ignored;
-  if (!args.sensitivity.empty() && fs::exists(file, ignored)) return profile::read_sensitivity(file);
-  OPTIQ_TRY(const auto options, profile_options(args.profile));
-  OPTIQ_TRY(const auto source, calibration_source(args.profile));
-  if (auto known = profile::find_profile(file, model, source, options)) return std::move(*known);
-  return profile::profile(model, tokenizer, source, options, file, console.progress());
-}
-
-Result<calibrate::TokenBatch> held_out_tokens(const Arguments& args, const model::Model& model,
-                                              const io::Tokenizer& tokenizer, Console& console) {
-  OPTIQ_TRY(calibrate::Source source, calibration_source(args.profile));
-  if (!args.text.empty()) source.parts = {calibrate::Part{args.text}};
-  source.sequences = args.eval_sequences;
-  ++source.seed;
-  return calibrate::load(source, model, tokenizer, console.progress());
-}
 
 struct Measured {
   std::vector<evaluate::Quality> ours, baselines;  ///< parallel to the field's
@@ -121,12 +100,15 @@ Status write_report(const fs::path& path, const profile::Sensitivity& sensitivit
 Status run_compare(const Arguments& args, Console& console) {
   OPTIQ_TRY(const auto model, model::Model::open(args.model));
   OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(args.model));
-  const fs::path file = args.sensitivity.empty() ? args.out + ".sensitivity.json" : args.sensitivity;
+  const fs::path file =
+      args.quality.sensitivity.empty() ? args.out + ".sensitivity.json" : args.quality.sensitivity;
   OPTIQ_TRY(const auto rules, rules_of(args.plan));
-  OPTIQ_TRY(const auto sensitivity, sensitivity_of(args, file, model, tokenizer, console));
+  OPTIQ_TRY(const auto sensitivity, sensitivity_of(args.quality, args.profile, file, model, tokenizer,
+                                                   console, [] { return Status(); }));
   OPTIQ_TRY(const auto budget, budget_of(args.plan, sensitivity));
   OPTIQ_TRY(const auto field, compare::make_field(sensitivity, budget, rules));
-  OPTIQ_TRY(const auto tokens, held_out_tokens(args, model, tokenizer, console));
+  OPTIQ_TRY(const auto tokens,
+            unseen_tokens(args.quality, args.profile, args.quality.text, 1, model, tokenizer, console));
   OPTIQ_TRY(const auto measured,
             measure_all(args, field, profile::importance_path(file), model, tokens, console));
   OPTIQ_TRY(const auto paired, differences(field, measured));
@@ -150,12 +132,7 @@ void add_compare(VerbTable& verbs) {
   CLI::App* verb = verbs.add("compare", "Measure plans beside uniform, gptq and mlx-lm's mixed recipes");
   verb->add_option("model", args->model, "Full-precision model folder")->required();
   verb->add_option("-o,--out", args->out, "Report to write (HTML)")->capture_default_str();
-  verb->add_option("--sensitivity", args->sensitivity,
-                   "Profile to use; measured and written there where it is missing");
-  verb->add_option("--text", args->text,
-                   "Text to measure quality on (default: the calibration source, another seed)");
-  verb->add_option("--eval-sequences", args->eval_sequences, "Sequences to measure quality on")
-      ->capture_default_str();
+  add_quality_options(verb, args->quality);
   add_profile_options(verb, args->profile);
   add_plan_options(verb, args->plan, false);
   verbs.on_chosen(verb, [args](Console& console) { return run_compare(*args, console); });

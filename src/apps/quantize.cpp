@@ -7,8 +7,8 @@
 #include "optiq/tune/distill.h"
 #include "optiq/tune/effort.h"
 #include "optiq/tune/refine.h"
-#include "profile_options.h"
 #include "quality_json.h"
+#include "quality_options.h"
 #include "quality_table.h"
 
 namespace optiq::apps {
@@ -17,8 +17,8 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Arguments {
-  std::string model, out, sensitivity, text, effort = "balanced";
-  std::int64_t eval_sequences = 16;
+  std::string model, out, effort = "balanced";
+  QualityArguments quality;
   ProfileArguments profile;
   PlanArguments plan;
 };
@@ -30,46 +30,20 @@ struct Candidate {
   evaluate::Quality quality;
 };
 
-/// Tokens that the profile has not seen: a text, or the calibration source, with another seed.
-Result<calibrate::TokenBatch> other_tokens(const Arguments& args, const std::string& text,
-                                           std::uint64_t seed_step, const model::Model& model,
-                                           const io::Tokenizer& tokenizer, Console& console) {
-  OPTIQ_TRY(calibrate::Source source, calibration_source(args.profile));
-  if (!text.empty()) source.parts = {calibrate::Part{text}};
-  source.sequences = args.eval_sequences;
-  source.seed += seed_step;
-  return calibrate::load(source, model, tokenizer, console.progress());
-}
-
 Result<evaluate::Quality> measure(const fs::path& folder, const model::Model& reference,
                                   const calibrate::TokenBatch& batch, Console& console) {
   OPTIQ_TRY(const auto model, model::Model::open(folder));
   return evaluate::evaluate_text(model, &reference, batch.ids, {.context = batch.tokens}, console.progress());
 }
 
-/// Says how long it will take, and measures the sensitivities.
-Result<profile::Sensitivity> measure_sensitivity(const Arguments& args, const tune::Recipe& recipe,
-                                                 const fs::path& file, const model::Model& model,
-                                                 const io::Tokenizer& tokenizer, Console& console) {
+/// How long it will take from here.
+Status say_time(const Arguments& args, const tune::Recipe& recipe, const model::Model& model,
+                Console& console) {
   OPTIQ_TRY(const auto options, profile_options(args.profile));
-  OPTIQ_TRY(const auto source, calibration_source(args.profile));
-  OPTIQ_TRY(const double seconds, tune::estimate_seconds(model, recipe, source.tokens, options.label_draws,
-                                                         options.formats.size()));
+  OPTIQ_TRY(const double seconds, tune::estimate_seconds(model, recipe, args.profile.source.tokens,
+                                                         options.label_draws, options.formats.size()));
   console.print(fmt::format("effort {}: about {}\n", args.effort, format_duration(seconds)));
-  return profile::profile(model, tokenizer, source, options, file, console.progress());
-}
-
-/// The profile in `file` where it is one of this model and these options, otherwise a new one. One that was
-/// named is taken as it is.
-Result<profile::Sensitivity> sensitivity_of(const Arguments& args, const tune::Recipe& recipe,
-                                            const fs::path& file, const model::Model& model,
-                                            const io::Tokenizer& tokenizer, Console& console) {
-  std::error_code ignored;
-  if (!args.sensitivity.empty() && fs::exists(file, ignored)) return profile::read_sensitivity(file);
-  OPTIQ_TRY(const auto options, profile_options(args.profile));
-  OPTIQ_TRY(const auto source, calibration_source(args.profile));
-  if (auto known = profile::find_profile(file, model, source, options)) return std::move(*known);
-  return measure_sensitivity(args, recipe, file, model, tokenizer, console);
+  return {};
 }
 
 /// The plan carried out in OUT, corrected and tuned as the recipe says.
@@ -78,7 +52,7 @@ Result<tune::RefineResult> carry_out(const Arguments& args, const tune::Recipe& 
                                      const model::Model& model, const io::Tokenizer& tokenizer,
                                      Console& console) {
   OPTIQ_TRY(const auto budget, budget_of(args.plan, sensitivity));
-  OPTIQ_TRY(const auto held_out, other_tokens(args, "", 2, model, tokenizer, console));
+  OPTIQ_TRY(const auto held_out, unseen_tokens(args.quality, args.profile, "", 2, model, tokenizer, console));
   std::vector<plan::Plan> guards;
   const bool is_free = rules.pins.empty() && !budget.latency;  // a uniform plan would break these
   if (auto uniform = plan::uniform_plan_at_most(sensitivity, budget.file_bytes); uniform && is_free)
@@ -127,14 +101,18 @@ Status quantize(const Arguments& args, const tune::Recipe& recipe, Console& cons
   OPTIQ_CHECK(encode::check_output(args.out));
   OPTIQ_TRY(const auto model, model::Model::open(args.model));
   OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(args.model));
-  const fs::path file = args.sensitivity.empty() ? args.out + ".sensitivity.json" : args.sensitivity;
+  const fs::path file =
+      args.quality.sensitivity.empty() ? args.out + ".sensitivity.json" : args.quality.sensitivity;
   OPTIQ_TRY(const auto rules, rules_of(args.plan));
-  OPTIQ_TRY(const auto sensitivity, sensitivity_of(args, recipe, file, model, tokenizer, console));
+  OPTIQ_TRY(const auto sensitivity,
+            sensitivity_of(args.quality, args.profile, file, model, tokenizer, console,
+                           [&] { return say_time(args, recipe, model, console); }));
   OPTIQ_TRY(const auto refined, carry_out(args, recipe, file, sensitivity, rules, model, tokenizer, console));
   Candidate ours{"optiq", refined.candidates[refined.best].plan, {}};
   OPTIQ_CHECK(encode::verify_checkpoint(args.out));
 
-  OPTIQ_TRY(const auto batch, other_tokens(args, args.text, 1, model, tokenizer, console));
+  OPTIQ_TRY(const auto batch,
+            unseen_tokens(args.quality, args.profile, args.quality.text, 1, model, tokenizer, console));
   OPTIQ_TRY(ours.quality, measure(args.out, model, batch, console));
   std::vector<report::Quality> rows{report_row(ours.name, ours.plan, ours.quality)};
   std::optional<Candidate> baseline;
@@ -166,16 +144,11 @@ void add_quantize(VerbTable& verbs) {
   CLI::App* verb = verbs.add("quantize", "Profile, plan, encode, verify and measure in one go");
   verb->add_option("model", args->model, "Full-precision model folder")->required();
   verb->add_option("out", args->out, "Folder to write")->required();
-  verb->add_option("--sensitivity", args->sensitivity,
-                   "Profile to use; measured and written there where it is missing");
-  verb->add_option("--text", args->text,
-                   "Text to measure quality on (default: the calibration source, another seed)");
+  add_quality_options(verb, args->quality);
   verb->add_option("--effort", args->effort,
                    "fast, balanced (gptq, the plan corrected by what it costs) or best (scales and biases "
                    "trained too)")
       ->check(CLI::IsMember({"fast", "balanced", "best"}))
-      ->capture_default_str();
-  verb->add_option("--eval-sequences", args->eval_sequences, "Sequences to measure quality on")
       ->capture_default_str();
   add_profile_options(verb, args->profile);
   add_plan_options(verb, args->plan, false);

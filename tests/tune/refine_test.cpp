@@ -21,7 +21,9 @@ class Refine : public testing::Test {
   /// A sensitivity file by `mse`: cost(module index, bits).
   profile::Sensitivity sensitivity(const std::function<double(std::size_t, int)>& cost) const {
     const plan::Plan plan = test::plan_of(reference_, {4, 32}, quant::Encoder::range);
-    profile::Sensitivity result{.model = plan.model, .fixed = plan.fixed};
+    profile::Sensitivity result;
+    result.model = plan.model;
+    result.fixed = plan.fixed;
     result.estimator = profile::Estimator::mse;
     result.encoder = quant::Encoder::range;
     result.calibration = {"self", 8, 16, 0, 0};
