@@ -37,8 +37,6 @@ Result<evaluate::CalibrationSet> read_or_profile(const Arguments& args, const st
                                                  const io::Tokenizer& tokenizer, Console& console) {
   const fs::path file(text);
   if (file.extension() == ".json") {
-    if (auto known = profile::find_profile(out, model, source, options))
-      return evaluate::CalibrationSet{short_name(source.parts), std::move(*known), out, {}};
     OPTIQ_TRY(auto sensitivity, profile::read_sensitivity(file));
     const std::string name = short_name(sensitivity.calibration.parts());
     return evaluate::CalibrationSet{name, std::move(sensitivity), file, {}};
@@ -48,6 +46,8 @@ Result<evaluate::CalibrationSet> read_or_profile(const Arguments& args, const st
   OPTIQ_TRY(const auto options, profile_options(args.profile));
   const fs::path out =
       fs::path(args.folder) / fmt::format("{}.{}.sensitivity.json", number, file.stem().string());
+  if (auto known = profile::find_profile(out, model, source, options))
+    return evaluate::CalibrationSet{short_name(source.parts), std::move(*known), out, {}};
   OPTIQ_TRY(auto sensitivity, profile::profile(model, tokenizer, source, options, out, console.progress()));
   return evaluate::CalibrationSet{short_name(source.parts), std::move(sensitivity), out, {}};
 }
