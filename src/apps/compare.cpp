@@ -1,6 +1,5 @@
 #include "optiq/compare/compare.h"
 
-#include "optiq/base/file.h"
 #include "optiq/profile/importance.h"
 #include "optiq/report/table.h"
 #include "quality_options.h"
@@ -88,20 +87,10 @@ Json to_json(const compare::Field& field, const Measured& measured,
   return json;
 }
 
-Status write_report(const fs::path& path, const profile::Sensitivity& sensitivity, const plan::Rules& rules,
-                    const compare::Field& field, const std::vector<report::Quality>& rows) {
-  report::ReportInput input{field.ours.front().plan, sensitivity, {}, {}, {}, rows};
-  OPTIQ_TRY(input.frontier, plan::frontier_points(sensitivity, rules));
-  OPTIQ_TRY(input.uniform, plan::uniform_points(sensitivity));
-  input.baseline = field.baselines.front().candidate.plan;
-  return write_file_atomically(path, report::html_report(input));
-}
-
 Status run_compare(const Arguments& args, Console& console) {
   OPTIQ_TRY(const auto model, model::Model::open(args.model));
   OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(args.model));
-  const fs::path file =
-      args.quality.sensitivity.empty() ? args.out + ".sensitivity.json" : args.quality.sensitivity;
+  const fs::path file = profile_file(args.quality, args.out);
   OPTIQ_TRY(const auto rules, rules_of(args.plan));
   OPTIQ_TRY(const auto sensitivity, sensitivity_of(args.quality, args.profile, file, model, tokenizer,
                                                    console, [] { return Status(); }));
@@ -113,7 +102,8 @@ Status run_compare(const Arguments& args, Console& console) {
             measure_all(args, field, profile::importance_path(file), model, tokens, console));
   OPTIQ_TRY(const auto paired, differences(field, measured));
   const auto rows = report_rows(field, measured);
-  OPTIQ_CHECK(write_report(args.out, sensitivity, rules, field, rows));
+  OPTIQ_CHECK(write_quality_report(args.out, sensitivity, rules, field.ours.front().plan,
+                                   field.baselines.front().candidate.plan, rows));
 
   console.end_progress();
   console.print(quality_table(rows));

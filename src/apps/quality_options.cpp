@@ -11,6 +11,10 @@ void add_quality_options(CLI::App* verb, QualityArguments& args) {
       ->capture_default_str();
 }
 
+std::filesystem::path profile_file(const QualityArguments& args, const std::string& out) {
+  return args.sensitivity.empty() ? out + ".sensitivity.json" : args.sensitivity;
+}
+
 Result<profile::Sensitivity> sensitivity_of(const QualityArguments& args, const ProfileArguments& profile,
                                             const std::filesystem::path& file, const model::Model& model,
                                             const io::Tokenizer& tokenizer, Console& console,

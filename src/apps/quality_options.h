@@ -14,6 +14,9 @@ struct QualityArguments {
 };
 void add_quality_options(CLI::App* verb, QualityArguments& args);
 
+/// Where the profile lies, or will: the file that was named, or OUT.sensitivity.json.
+std::filesystem::path profile_file(const QualityArguments& args, const std::string& out);
+
 /// A profile that was named is taken as it is; one that lies in `file` already where it is of this model and
 /// these options; otherwise `before` is called, and a new one measured.
 Result<profile::Sensitivity> sensitivity_of(const QualityArguments& args, const ProfileArguments& profile,

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "optiq/base/file.h"
 #include "optiq/base/units.h"
 #include "optiq/report/table.h"
 #include "quality_json.h"
@@ -45,6 +46,16 @@ Json candidate_json(const std::string& name, const plan::Plan& plan, const evalu
             {"predicted_kl", plan.predicted_kl}};
   json.update(quality_json(quality));
   return json;
+}
+
+Status write_quality_report(const std::filesystem::path& path, const profile::Sensitivity& sensitivity,
+                            const plan::Rules& rules, const plan::Plan& plan,
+                            const std::optional<plan::Plan>& baseline,
+                            const std::vector<report::Quality>& rows) {
+  report::ReportInput input{plan, sensitivity, {}, {}, baseline, rows};
+  OPTIQ_TRY(input.frontier, plan::frontier_points(sensitivity, rules));
+  OPTIQ_TRY(input.uniform, plan::uniform_points(sensitivity));
+  return write_file_atomically(path, report::html_report(input));
 }
 
 std::filesystem::path hidden_folder_beside(const std::filesystem::path& out) {

@@ -5,6 +5,7 @@
 
 #include "optiq/base/json.h"
 #include "optiq/evaluate/evaluate.h"
+#include "optiq/plan/planner.h"
 #include "optiq/report/html.h"
 
 namespace optiq::apps {
@@ -16,6 +17,12 @@ std::string quality_table(const std::vector<report::Quality>& rows);
 
 /// name, bytes, bits_per_weight, predicted_kl, and what quality_json says.
 Json candidate_json(const std::string& name, const plan::Plan& plan, const evaluate::Quality& quality);
+
+/// The HTML report of `plan` and of what was measured; `baseline` is drawn beside it where there is one.
+Status write_quality_report(const std::filesystem::path& path, const profile::Sensitivity& sensitivity,
+                            const plan::Rules& rules, const plan::Plan& plan,
+                            const std::optional<plan::Plan>& baseline,
+                            const std::vector<report::Quality>& rows);
 
 /// Where a baseline may be written beside `out`: hidden, so that no folder of the user's is in its place.
 std::filesystem::path hidden_folder_beside(const std::filesystem::path& out);

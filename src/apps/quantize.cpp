@@ -1,4 +1,3 @@
-#include "optiq/base/file.h"
 #include "optiq/base/units.h"
 #include "optiq/compare/compare.h"
 #include "optiq/encode/encode.h"
@@ -79,16 +78,6 @@ Result<Candidate> measure_baseline(const Arguments& args, plan::Plan plan, const
   return Candidate{"uniform " + format, std::move(plan), std::move(quality)};
 }
 
-Status write_report(const fs::path& path, const profile::Sensitivity& sensitivity, const plan::Rules& rules,
-                    const Candidate& ours, const std::optional<Candidate>& baseline,
-                    const std::vector<report::Quality>& rows) {
-  report::ReportInput input{ours.plan, sensitivity, {}, {}, {}, rows};
-  OPTIQ_TRY(input.frontier, plan::frontier_points(sensitivity, rules));
-  OPTIQ_TRY(input.uniform, plan::uniform_points(sensitivity));
-  if (baseline) input.baseline = baseline->plan;
-  return write_file_atomically(path, report::html_report(input));
-}
-
 Json candidates_json(const tune::RefineResult& refined) {
   Json json = Json::array();
   for (const tune::Candidate& candidate : refined.candidates)
@@ -101,8 +90,7 @@ Status quantize(const Arguments& args, const tune::Recipe& recipe, Console& cons
   OPTIQ_CHECK(encode::check_output(args.out));
   OPTIQ_TRY(const auto model, model::Model::open(args.model));
   OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(args.model));
-  const fs::path file =
-      args.quality.sensitivity.empty() ? args.out + ".sensitivity.json" : args.quality.sensitivity;
+  const fs::path file = profile_file(args.quality, args.out);
   OPTIQ_TRY(const auto rules, rules_of(args.plan));
   OPTIQ_TRY(const auto sensitivity,
             sensitivity_of(args.quality, args.profile, file, model, tokenizer, console,
@@ -120,7 +108,8 @@ Status quantize(const Arguments& args, const tune::Recipe& recipe, Console& cons
     OPTIQ_TRY(baseline, measure_baseline(args, std::move(*uniform), model, batch, console));
     rows.push_back(report_row(baseline->name, baseline->plan, baseline->quality));
   }
-  OPTIQ_CHECK(write_report(fs::path(args.out) / "report.html", sensitivity, rules, ours, baseline, rows));
+  OPTIQ_CHECK(write_quality_report(fs::path(args.out) / "report.html", sensitivity, rules, ours.plan,
+                                   baseline ? std::optional(baseline->plan) : std::nullopt, rows));
 
   console.end_progress();
   console.print(quality_table(rows));

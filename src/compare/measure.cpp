@@ -1,31 +1,17 @@
+#include "optiq/base/file.h"
 #include "optiq/compare/compare.h"
 #include "optiq/encode/encode.h"
 
 namespace optiq::compare {
-namespace {
-
-namespace fs = std::filesystem;
-
-Result<evaluate::Quality> encode_and_evaluate(const plan::Plan& plan, const model::Model& reference,
-                                              const fs::path& activations,
-                                              const calibrate::TokenBatch& tokens, const fs::path& folder,
-                                              const Progress& progress) {
+Result<evaluate::Quality> measure(const plan::Plan& plan, const model::Model& reference,
+                                  const std::filesystem::path& activations,
+                                  const calibrate::TokenBatch& tokens, const std::filesystem::path& folder,
+                                  const Progress& progress) {
+  const ScratchFolder scratch(folder);
   OPTIQ_TRY(const auto calibration, encode::read_calibration(activations, plan));
   OPTIQ_CHECK(encode::encode_checkpoint(reference.checkpoint(), plan, calibration, folder, {}, progress));
   OPTIQ_TRY(const auto model, model::Model::open(folder));
   return evaluate::evaluate_text(model, &reference, tokens.ids, {.context = tokens.tokens}, progress);
-}
-
-}  // namespace
-
-Result<evaluate::Quality> measure(const plan::Plan& plan, const model::Model& reference,
-                                  const fs::path& activations, const calibrate::TokenBatch& tokens,
-                                  const fs::path& folder, const Progress& progress) {
-  std::error_code ignored;
-  fs::remove_all(folder, ignored);  // what a killed run left, perhaps half deleted
-  auto quality = encode_and_evaluate(plan, reference, activations, tokens, folder, progress);
-  fs::remove_all(folder, ignored);
-  return quality;
 }
 
 Result<MeanError> paired_difference(std::span<const double> a, std::span<const double> b) {

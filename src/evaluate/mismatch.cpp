@@ -1,5 +1,6 @@
 #include "optiq/evaluate/mismatch.h"
 
+#include "optiq/base/file.h"
 #include "optiq/encode/encode.h"
 
 namespace optiq::evaluate {
@@ -22,20 +23,6 @@ Status check_sets(const std::vector<CalibrationSet>& sets) {
   }
   return {};
 }
-
-/// Removes the folder however its scope is left.
-struct Scratch {
-  explicit Scratch(fs::path where) : path(std::move(where)) { remove(); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() { remove(); }
-  void remove() const {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-
-  fs::path path;
-};
 
 Status encode_plan(const model::Model& reference, const CalibrationSet& set, const plan::Plan& plan,
                    const fs::path& out, const Progress& progress) {
@@ -75,9 +62,9 @@ Status measure_mismatch(const model::Model& reference, const std::vector<Calibra
   mismatch.measured.clear();
   mismatch.window_kl.clear();
   for (std::size_t i = 0; i < sets.size(); ++i) {
-    const Scratch folder(scratch);
-    OPTIQ_CHECK(encode_plan(reference, sets[i], mismatch.plans[i], folder.path, progress));
-    OPTIQ_TRY(const auto model, model::Model::open(folder.path));
+    const ScratchFolder folder(scratch);
+    OPTIQ_CHECK(encode_plan(reference, sets[i], mismatch.plans[i], folder.path(), progress));
+    OPTIQ_TRY(const auto model, model::Model::open(folder.path()));
     auto& measured = mismatch.measured.emplace_back();
     auto& windows = mismatch.window_kl.emplace_back();
     for (const CalibrationSet& text : sets) {

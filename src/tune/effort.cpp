@@ -7,7 +7,7 @@
 namespace optiq::tune {
 namespace {
 
-// What was measured on two cores (docs/tuning.md), for one thread.
+// Rough rates of one thread.
 constexpr double kRangeWeightsPerSecond = 25e6;
 constexpr double kGptqProductsPerSecond = 20e9;
 constexpr double kProjectionBytesPerSecond = 15e9;

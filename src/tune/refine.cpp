@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "optiq/base/file.h"
+#include "optiq/plan/difference.h"
 #include "targets.h"
 
 namespace optiq::tune {
@@ -21,21 +22,12 @@ bool same_formats(const plan::Plan& a, const plan::Plan& b) {
 }
 
 /// Predicted divergence of the plan's modules of one width, all others left as they are.
-double predicted_of_width(const profile::Sensitivity& sensitivity, const plan::Plan& plan, int bits) {
-  std::vector<double> sums(sensitivity.samples(), 0.0);
-  double total = 0;
-  for (std::size_t m = 0; m < plan.modules.size(); ++m) {
-    if (plan.modules[m].format.bits != bits) continue;
-    const auto& options = sensitivity.modules[m].options;
-    const auto option = std::ranges::find(options, plan.modules[m].format, &profile::FormatCost::format);
-    if (option == options.end()) continue;
-    total += option->cost;
-    for (std::size_t s = 0; s < sums.size(); ++s) sums[s] += static_cast<double>(option->projections[s]);
+Result<double> predicted_of_width(const profile::Sensitivity& sensitivity, plan::Plan plan, int bits) {
+  for (plan::PlannedModule& module : plan.modules) {
+    if (module.format.bits != bits) module.format = {.bits = 16, .group_size = 0};
   }
-  if (sums.empty()) return total;
-  double squares = 0;
-  for (const double sum : sums) squares += sum * sum;
-  return sensitivity.projection_scale * squares / static_cast<double>(sums.size());
+  OPTIQ_TRY(const MeanError predicted, plan::predict(sensitivity, plan));
+  return predicted.mean;
 }
 
 class Refinement {
@@ -50,11 +42,6 @@ class Refinement {
         trial_(out_.parent_path() / fmt::format(".{}.trial", out_.filename().string())),
         options_(options),
         progress_(progress) {}
-  ~Refinement() {
-    std::error_code ignored;
-    fs::remove_all(trial_, ignored);
-  }
-
   Status begin() {
     OPTIQ_TRY(targets_,
               reference_targets(reference_, held_out_, options_.kept_tokens, options_.compute, progress_));
@@ -64,14 +51,14 @@ class Refinement {
   /// Carries a plan out and measures it; true where it is the best so far, which then lies in `out`.
   Result<bool> try_plan(std::string name, plan::Plan plan) {
     const bool is_first = result_.candidates.empty();
-    const fs::path& folder = is_first ? out_ : trial_;
+    const fs::path& folder = is_first ? out_ : trial_.path();
     OPTIQ_TRY(const auto calibration, encode::read_calibration(activations_, plan));
     OPTIQ_CHECK(encode::encode_checkpoint(reference_.checkpoint(), plan, calibration, folder, {}, progress_));
     OPTIQ_TRY(const double divergence, measure(folder, {}));
     result_.candidates.push_back({std::move(name), std::move(plan), divergence});
     if (is_first) return true;
     if (divergence >= result_.candidates[result_.best].divergence) return false;
-    OPTIQ_CHECK(swap_folders(trial_, out_));
+    OPTIQ_CHECK(swap_folders(trial_.path(), out_));
     result_.best = result_.candidates.size() - 1;
     return true;
   }
@@ -84,7 +71,7 @@ class Refinement {
       const int bits = module.format.bits;
       if (module.format.is_dense() || found.contains(bits)) continue;
       OPTIQ_TRY(const double measured, measure(out_, bits));
-      const double predicted = predicted_of_width(sensitivity, plan, bits);
+      OPTIQ_TRY(const double predicted, predicted_of_width(sensitivity, plan, bits));
       const double ratio = predicted > 0 ? measured / predicted : 1.0;
       found[bits] = std::clamp(ratio, 1 / kMostCorrection, kMostCorrection);
     }
@@ -108,7 +95,7 @@ class Refinement {
   const fs::path& activations_;
   const calibrate::TokenBatch& held_out_;
   fs::path out_;
-  fs::path trial_;  ///< hidden, so that no folder of the user's is in its place
+  ScratchFolder trial_;  ///< hidden, so that no folder of the user's is in its place
   const RefineOptions& options_;
   const Progress& progress_;
   std::vector<kernels::TopProbabilities> targets_;

@@ -7,6 +7,7 @@
 #include "support/contains.h"
 #include "support/golden_plan.h"
 #include "support/model_folder.h"
+#include "support/random_batch.h"
 #include "support/seed.h"
 #include "support/temporary_folder.h"
 
@@ -37,10 +38,12 @@ class EncodeGptq : public testing::TestWithParam<const char*> {
 
   /// The weight that MLX reads back, in f32.
   static mx::array stored_weight(const model::Model& encoded, const std::string& module) {
-    const auto tensors = mx::load_safetensors((encoded.checkpoint().folder() / "model.safetensors").string()).first;
+    const auto tensors =
+        mx::load_safetensors((encoded.checkpoint().folder() / "model.safetensors").string()).first;
     const quant::Format format = encoded.format(module);
     const auto f32 = [&](const char* name) { return mx::astype(tensors.at(module + name), mx::float32); };
-    return mx::dequantize(tensors.at(module + ".weight"), f32(".scales"), f32(".biases"), format.group_size, format.bits);
+    return mx::dequantize(tensors.at(module + ".weight"), f32(".scales"), f32(".biases"), format.group_size,
+                          format.bits);
   }
 
   /// Σ over modules of ‖(W − Ŵ)·x‖², relative to ‖W·x‖², on the inputs of the encoded model itself.
@@ -52,9 +55,11 @@ class EncodeGptq : public testing::TestWithParam<const char*> {
           std::ranges::find(encoded.modules(), module, &model::ModuleShape::name)->in_features);
       const mx::array rows(std::vector<float>(x.begin(), x.end()).data(),
                            {static_cast<int>(x.size() / in), static_cast<int>(in)}, mx::float32);
-      const mx::array exact = mx::matmul(rows, mx::transpose(mx::astype(reference_.dense_weight(module).value(), mx::float32)));
+      const mx::array exact =
+          mx::matmul(rows, mx::transpose(mx::astype(reference_.dense_weight(module).value(), mx::float32)));
       const Doubles y = test::values(exact);
-      const Doubles approximate = test::values(mx::matmul(rows, mx::transpose(stored_weight(encoded, module))));
+      const Doubles approximate =
+          test::values(mx::matmul(rows, mx::transpose(stored_weight(encoded, module))));
       double error = 0;
       for (std::size_t i = 0; i < y.size(); ++i) error += (y[i] - approximate[i]) * (y[i] - approximate[i]);
       total += error / (test::norm(y) * test::norm(y));
@@ -63,8 +68,8 @@ class EncodeGptq : public testing::TestWithParam<const char*> {
   }
 
   void encode_by(quant::Encoder encoder, const fs::path& out, const calibrate::TokenBatch& tokens) const {
-    const Status status = encode_checkpoint(reference_.checkpoint(), test::plan_of(reference_, {3, 32}, encoder),
-                                            {{}, tokens}, out);
+    const Status status = encode_checkpoint(reference_.checkpoint(),
+                                            test::plan_of(reference_, {3, 32}, encoder), {{}, tokens}, out);
     ASSERT_TRUE(status) << status.error().message;
     ASSERT_TRUE(verify_checkpoint(out));
   }
@@ -82,7 +87,9 @@ TEST_P(EncodeGptq, LowersTheErrorOfEveryOutput) {
 }
 
 TEST_P(EncodeGptq, DependsOnTheTokensAloneAndGivesTheSameBytesAgain) {
-  const auto weights = [&](const char* name) { return read_text_file(folder_.path() / name / "model.safetensors").value(); };
+  const auto weights = [&](const char* name) {
+    return read_text_file(folder_.path() / name / "model.safetensors").value();
+  };
   encode_by(quant::Encoder::gptq, folder_.path() / "a", batch_);
   encode_by(quant::Encoder::gptq, folder_.path() / "b", batch_);
   encode_by(quant::Encoder::gptq, folder_.path() / "c", test::random_batch(random_, reference_, 8, 32));
@@ -91,8 +98,9 @@ TEST_P(EncodeGptq, DependsOnTheTokensAloneAndGivesTheSameBytesAgain) {
 }
 
 TEST_P(EncodeGptq, NeedsTokens) {
-  const Status status = encode_checkpoint(
-      reference_.checkpoint(), test::plan_of(reference_, {3, 32}, quant::Encoder::gptq), {}, folder_.path() / "x");
+  const Status status =
+      encode_checkpoint(reference_.checkpoint(), test::plan_of(reference_, {3, 32}, quant::Encoder::gptq), {},
+                        folder_.path() / "x");
   ASSERT_FALSE(status);
   EXPECT_EQ(status.error().code, ErrorCode::bad_input);
   EXPECT_TRUE(test::contains(status.error().message, "expected the calibration tokens"));

@@ -4,22 +4,15 @@
 #include <string>
 
 #include "src/profile/estimators.h"
+#include "support/random_batch.h"
 #include "support/temporary_folder.h"
 #include "support/tiny_model.h"
 
 namespace optiq::profile {
 
 using test::Doubles;
+using test::random_batch;
 namespace mx = model::mx;
-
-inline calibrate::TokenBatch random_batch(Random& random, const model::Model& model, std::int64_t sequences,
-                                          std::int64_t tokens) {
-  calibrate::TokenBatch batch{sequences, tokens, {}};
-  for (std::int64_t i = 0; i < sequences * tokens; ++i)
-    batch.ids.push_back(
-        static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(model.config().vocabulary))));
-  return batch;
-}
 
 inline Options with_draws(std::int64_t label_draws) {
   Options options;

@@ -3,8 +3,6 @@
 
 #include <algorithm>
 
-#include "optiq/base/random.h"
-#include "optiq/calibrate/calibrate.h"
 #include "optiq/model/model.h"
 #include "optiq/plan/plan.h"
 
@@ -14,9 +12,12 @@ namespace optiq::test {
 inline plan::Plan plan_of(const model::Model& model, quant::Format format, quant::Encoder encoder) {
   plan::Plan plan;
   const model::ModelConfig& config = model.config();
-  plan.model = {"golden", std::string(config.family->model_type), 0, DType::bf16, config.layers, config.kv_heads, config.head_dim};
+  plan.model = {
+      "golden",       std::string(config.family->model_type), 0, DType::bf16, config.layers, config.kv_heads,
+      config.head_dim};
   for (const auto& shape : model.modules()) {
-    plan::PlannedModule module{shape.name, shape.out_features, shape.in_features, shape.layer, format, encoder};
+    plan::PlannedModule module{shape.name, shape.out_features, shape.in_features, shape.layer, format,
+                               encoder};
     module.bytes = quant::module_bytes(shape.out_features, shape.in_features, format, DType::bf16);
     plan.modules.push_back(module);
   }
@@ -30,16 +31,6 @@ inline plan::Plan plan_of(const model::Model& model, quant::Format format, quant
   plan.bytes = plan::exact_bytes(plan);
   plan.bits_per_weight = static_cast<double>(plan.bytes) * 8 / static_cast<double>(plan.model.parameters);
   return plan;
-}
-
-/// Tokens drawn evenly from the vocabulary.
-inline calibrate::TokenBatch random_batch(Random& random, const model::Model& model, std::int64_t sequences,
-                                          std::int64_t tokens) {
-  calibrate::TokenBatch batch{sequences, tokens, {}};
-  for (std::int64_t i = 0; i < sequences * tokens; ++i)
-    batch.ids.push_back(
-        static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(model.config().vocabulary))));
-  return batch;
 }
 
 }  // namespace optiq::test

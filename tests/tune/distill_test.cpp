@@ -8,6 +8,7 @@
 #include "support/contains.h"
 #include "support/golden_plan.h"
 #include "support/quantized_model.h"
+#include "support/random_batch.h"
 #include "support/seed.h"
 #include "support/temporary_folder.h"
 

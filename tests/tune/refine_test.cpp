@@ -7,6 +7,7 @@
 #include "support/contains.h"
 #include "support/golden_plan.h"
 #include "support/model_folder.h"
+#include "support/random_batch.h"
 #include "support/seed.h"
 #include "support/temporary_folder.h"
 

@@ -62,6 +62,26 @@ class FileWriter {
   std::filesystem::path path_;
 };
 
+/// A place for a folder that nobody needs later: what lies there is removed at the beginning (a killed run
+/// may have left it) and at the end. Makes no folder itself.
+class ScratchFolder {
+ public:
+  explicit ScratchFolder(std::filesystem::path path) : path_(std::move(path)) { remove(); }
+  ScratchFolder(const ScratchFolder&) = delete;
+  ScratchFolder& operator=(const ScratchFolder&) = delete;
+  ~ScratchFolder() { remove(); }
+
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+ private:
+  void remove() const {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+
+  std::filesystem::path path_;
+};
+
 /// Swaps two existing folders of one file system in one step. out_of_resources where that fails.
 Status swap_folders(const std::filesystem::path& a, const std::filesystem::path& b);
 

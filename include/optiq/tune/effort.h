@@ -1,4 +1,4 @@
-// How much work `optiq quantize` does: three recipes, each better and slower than the one before.
+// How much work `optiq quantize` does: three recipes, each of which does more than the one before.
 #pragma once
 
 #include <string_view>
@@ -24,8 +24,8 @@ struct Recipe {
 };
 Recipe recipe_of(Effort effort);
 
-/// Seconds that profiling with `fisher`, encoding and tuning will take on this machine, from one timed
-/// forward pass of `tokens` tokens: good to a factor of two. `formats`: how many are measured.
+/// Seconds that profiling with `fisher`, encoding and tuning will take on this machine, roughly, from
+/// one timed forward pass of `tokens` tokens. `formats`: how many are measured.
 Result<double> estimate_seconds(const model::Model& model, const Recipe& recipe, std::int64_t tokens,
                                 std::int64_t label_draws, std::size_t formats);
 
