@@ -70,7 +70,7 @@ class Encoding {
   Status write_measured_modules() {
     OPTIQ_TRY(const auto model, model::Model::open(source_.folder()));
     return profile::walk_grams(
-        model, calibration_.tokens, kernels::Compute::bf16,
+        model, calibration_.tokens, {.compute = kernels::Compute::bf16, .replaces = true},
         [&](std::int64_t layer, const profile::Grams& grams) { return write_stage(layer, grams); }, {});
   }
 

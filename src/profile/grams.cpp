@@ -1,13 +1,20 @@
 #include "optiq/profile/grams.h"
 
+#include <algorithm>
+
 namespace optiq::profile {
 namespace {
 
 namespace mx = model::mx;
 
+/// Sequences go through a block together until they have so many tokens: a Gram is written once for all.
+constexpr std::int64_t kTokensAtOnce = 2048;
+
 /// One stage's inputs while they are summed over sequences.
 class GramSums {
  public:
+  explicit GramSums(kernels::Compute compute) : compute_(compute) {}
+
   /// To be given as a pass's tap; modules that read the same array share a sum.
   void add(const std::string& module, const mx::array& input) {
     const auto [known, is_new] = input_of_.try_emplace(module, module);
@@ -15,7 +22,7 @@ class GramSums {
     last_input_ = input.id();
     last_module_ = module;
     if (known->second != module) return;
-    const mx::array gram = kernels::gram(input);
+    const mx::array gram = kernels::gram(input, compute_);
     const auto [place, first] = sums_.try_emplace(module, gram);
     if (!first) place->second = place->second + gram;
   }
@@ -40,6 +47,7 @@ class GramSums {
   }
 
  private:
+  kernels::Compute compute_;
   std::map<std::string, mx::array> sums_;
   std::map<std::string, std::string> input_of_;  ///< module → the one that holds its sum
   std::uintptr_t last_input_ = 0;
@@ -50,17 +58,19 @@ using Stage = std::function<mx::array(const mx::array& hidden, const model::Pass
 
 class Walk {
  public:
-  Walk(const model::Model& model, const calibrate::TokenBatch& batch, kernels::Compute compute,
-       const Progress& progress, double stages)
+  Walk(const model::Model& model, const calibrate::TokenBatch& batch, const WalkOptions& options,
+       const Progress& progress)
       : model_(model),
         batch_(batch),
-        compute_(compute),
+        options_(options),
         progress_(progress),
-        total_(stages * static_cast<double>(batch.sequences)) {}
+        total_(static_cast<double>((model.config().layers + 1) * batch.sequences)) {}
 
   Status embed() {
-    for (std::int64_t i = 0; i < batch_.sequences; ++i) {
-      hidden_.push_back(model_.embed(batch_.array(i), {.compute = compute_}));
+    const std::int64_t step = std::max<std::int64_t>(1, kTokensAtOnce / batch_.tokens);
+    for (std::int64_t i = 0; i < batch_.sequences; i += step) {
+      const mx::array tokens = batch_.array(i, std::min(step, batch_.sequences - i));
+      hidden_.push_back(model_.embed(tokens, {.compute = options_.compute}));
       OPTIQ_CHECK(model::evaluate({hidden_.back()}));
     }
     return {};
@@ -68,47 +78,61 @@ class Walk {
 
   /// The stage's Grams to `visit`, and the hidden states behind it.
   Status advance(const Stage& stage, std::int64_t layer, const GramVisitor& visit) {
-    GramSums sums;
+    const bool has_next = layer >= 0;  // nothing comes behind the head
+    GramSums sums(options_.compute);
     std::vector<mx::array> next;
     for (const mx::array& hidden : hidden_) {
-      report_progress(progress_, "measuring inputs", done_++, total_);
-      model::Pass pass{.compute = compute_};
+      report(hidden);
+      model::Pass pass{.compute = options_.compute};
       pass.tap = [&](const std::string& module, const mx::array& input) { sums.add(module, input); };
-      next.push_back(stage(hidden, pass));
+      const mx::array output = stage(hidden, pass);
       std::vector<mx::array> wanted = sums.arrays();
-      if (layer >= 0) wanted.push_back(next.back());
+      if (has_next && !options_.replaces) {
+        next.push_back(output);
+        wanted.push_back(output);
+      }
       OPTIQ_CHECK(model::evaluate(std::move(wanted)));
     }
     const auto grams = sums.means(batch_.sequences * batch_.tokens);
     if (!grams) return tl::unexpected(describe_non_finite(model_));
     OPTIQ_TRY(const Replacements replaced, visit(layer, *grams));
-    if (layer < 0) return {};  // nothing comes behind the head
-    for (std::size_t i = 0; !replaced.empty() && i < hidden_.size(); ++i) {
-      next[i] = stage(hidden_[i], {.compute = compute_, .weights = &replaced});
-      OPTIQ_CHECK(model::evaluate({next[i]}));
-    }
+    if (!has_next) return {};
+    if (next.empty() || !replaced.empty()) return pass_on(stage, replaced);
     hidden_ = std::move(next);
     return {};
   }
 
  private:
+  void report(const mx::array& hidden) {
+    report_progress(progress_, "measuring inputs", done_, total_);
+    done_ += static_cast<double>(hidden.shape(0));
+  }
+
+  /// Every hidden state by what the stage makes of it with its replacements.
+  Status pass_on(const Stage& stage, const Replacements& replaced) {
+    for (mx::array& hidden : hidden_) {
+      hidden = stage(hidden, {.compute = options_.compute, .weights = &replaced});
+      OPTIQ_CHECK(model::evaluate({hidden}));
+    }
+    return {};
+  }
+
   const model::Model& model_;
   const calibrate::TokenBatch& batch_;
-  kernels::Compute compute_;
+  const WalkOptions& options_;
   const Progress& progress_;
   double total_;
   double done_ = 0;
-  std::vector<mx::array> hidden_;  ///< of each sequence, in front of the stage to come
+  std::vector<mx::array> hidden_;  ///< [sequences, tokens, hidden], in front of the stage to come
 };
 
 }  // namespace
 
-Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch, kernels::Compute compute,
+Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch, const WalkOptions& options,
                   const GramVisitor& visit, const Progress& progress) {
-  const std::int64_t layers = model.config().layers;
-  Walk walk(model, batch, compute, progress, static_cast<double>(layers + 1));
+  Walk walk(model, batch, options, progress);
   OPTIQ_CHECK(walk.embed());
-  for (std::int64_t layer = 0; layer < layers; ++layer) {
+  for (std::int64_t layer = 0; layer < model.config().layers; ++layer) {
     const Stage block = [&](const mx::array& hidden, const model::Pass& pass) {
       return model.block(layer, hidden, pass);
     };

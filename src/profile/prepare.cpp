@@ -42,7 +42,7 @@ Status encode_by_grams(const model::Model& model, const calibrate::TokenBatch& b
     }
     return Replacements{};
   };
-  return walk_grams(model, batch, options.compute, visit, progress);
+  return walk_grams(model, batch, {.compute = options.compute}, visit, progress);
 }
 
 }  // namespace

@@ -246,10 +246,12 @@ Doubles mean_gram(const Doubles& rows, std::size_t width) {
   return gram;
 }
 
+/// More sequences than go through a block together, and a rest.
 TEST_P(Estimators, GramsAreTheMeanProductsOfTheInputs) {
-  const TinyBench tiny(GetParam(), random_, 2, 11);
+  constexpr std::int64_t sequences = 200;
+  const TinyBench tiny(GetParam(), random_, sequences, 11);
   std::map<std::string, Doubles> expected;
-  for (std::int64_t sequence = 0; sequence < 2; ++sequence) {
+  for (std::int64_t sequence = 0; sequence < sequences; ++sequence) {
     for (const auto& [module, inputs] : tapped_inputs(tiny, sequence)) {
       Doubles& all = expected[module];
       all.insert(all.end(), inputs.begin(), inputs.end());
@@ -268,7 +270,7 @@ TEST_P(Estimators, GramsAreTheMeanProductsOfTheInputs) {
     }
     return Replacements{};
   };
-  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, visit, nullptr));
+  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, {.compute = kernels::Compute::f32}, visit, nullptr));
   EXPECT_TRUE(expected.empty());
   std::vector<std::int64_t> order;
   for (std::int64_t layer = 0; layer < tiny.model.config().layers; ++layer) order.push_back(layer);
@@ -286,7 +288,7 @@ TEST_P(Estimators, ModulesWithOneInputShareAGram) {
     for (const auto& [module, gram] : grams) distinct.insert(gram.get());
     return Replacements{};
   };
-  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, visit, nullptr));
+  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, {.compute = kernels::Compute::f32}, visit, nullptr));
   EXPECT_GE(modules, 4u);
   EXPECT_EQ(distinct.size(), 4u);  // in front of q/k/v, o, gate/up and down
 }
@@ -310,17 +312,21 @@ TEST_P(Estimators, ReplacementsReachTheBlocksBehind) {
       expected[module].insert(expected[module].end(), values.begin(), values.end());
     }
   }
-  const auto visit = [&](std::int64_t layer, const Grams& grams) -> Result<Replacements> {
-    if (layer == 0) return replaced;
-    for (const auto& [module, gram] : grams) {
-      const Doubles reference = mean_gram(expected.at(module), static_cast<std::size_t>(gram->in_features()));
-      EXPECT_TRUE(test::close(Doubles(gram->moments().begin(), gram->moments().end()), reference,
-                              1e-4 * test::largest(reference)))
-          << module;
-    }
-    return Replacements{};
-  };
-  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, visit, nullptr));
+  for (const bool expects : {true, false}) {
+    const auto visit = [&](std::int64_t layer, const Grams& grams) -> Result<Replacements> {
+      if (layer == 0) return replaced;
+      for (const auto& [module, gram] : grams) {
+        const Doubles reference =
+            mean_gram(expected.at(module), static_cast<std::size_t>(gram->in_features()));
+        EXPECT_TRUE(test::close(Doubles(gram->moments().begin(), gram->moments().end()), reference,
+                                1e-4 * test::largest(reference)))
+            << module;
+      }
+      return Replacements{};
+    };
+    const WalkOptions options{.compute = kernels::Compute::f32, .replaces = expects};
+    ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, options, visit, nullptr));
+  }
 }
 
 }  // namespace

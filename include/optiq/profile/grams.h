@@ -23,12 +23,18 @@ using Replacements = std::unordered_map<std::string, model::mx::array>;
 /// Sees one block's Grams (layer 0 … layers − 1), and at last the head's (layer −1).
 using GramVisitor = std::function<Result<Replacements>(std::int64_t layer, const Grams& grams)>;
 
+struct WalkOptions {
+  kernels::Compute compute = kernels::Compute::bf16;  ///< of the passes, and of the Grams (kernels::gram)
+  /// `visit` is expected to return replacements: what a block gives is then computed behind it only.
+  bool replaces = false;
+};
+
 /// Takes the calibration sequences through the model block by block. Where `visit` returns replacements,
 /// later blocks see what the changed block gives. Memory: the hidden states of all sequences (f32), one
-/// block's weights and Grams. Cost: a forward pass, a second one of each block that was changed, and in²
-/// multiplications a token for each input of a block. Errors: those of `visit`; bad_input naming a module
-/// whose inputs are not finite.
-Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch, kernels::Compute compute,
+/// block's weights, Grams and activations of some 2,048 tokens. Cost: a forward pass, a second one of each
+/// block that was changed, and in²/2 multiplications a token for each input of a block. Errors: those of
+/// `visit`; bad_input naming a module whose inputs are not finite.
+Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch, const WalkOptions& options,
                   const GramVisitor& visit, const Progress& progress);
 
 /// Why activations are not finite: bad_input naming the first weight that is not, or else the model's folder.
