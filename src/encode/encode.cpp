@@ -172,7 +172,7 @@ Status encode_checkpoint(const io::Checkpoint& source, const plan::Plan& plan, c
   OPTIQ_CHECK(io::copy_sidecar_files(source.folder(), staging.path()));
   OPTIQ_CHECK(
       write_file_atomically(staging.path() / kConfigFile, format_json(config_json(source.config(), plan))));
-  const Manifest manifest{plan, source.folder(), source.file_bytes(), options.shard_limit_bytes};
+  OPTIQ_TRY(const Manifest manifest, make_manifest(source, plan, options.shard_limit_bytes));
   OPTIQ_CHECK(write_file_atomically(staging.path() / kManifestFile, format_json(manifest_to_json(manifest))));
   return staging.commit();
 }
