@@ -17,19 +17,6 @@ Json module_json(const model::Model& model, const model::ModuleShape& module) {
           {"bits", format.bits}, {"group_size", format.group_size},     {"bytes", bytes}};
 }
 
-/// Elements of the model's weights as they would be in full precision.
-std::int64_t parameters_of(const model::Model& model) {
-  std::int64_t parameters = 0;
-  for (const auto& module : model.modules()) parameters += module.out_features * module.in_features;
-  for (const auto& [name, tensor] : model.checkpoint().tensors()) {
-    const std::string module = name.substr(0, name.rfind('.'));
-    const bool counted =
-        std::ranges::any_of(model.modules(), [&](const auto& m) { return m.name == module; });
-    if (!counted || name.ends_with(".bias")) parameters += tensor.elements();
-  }
-  return parameters;
-}
-
 }  // namespace
 
 void add_info(VerbTable& verbs) {
@@ -39,7 +26,7 @@ void add_info(VerbTable& verbs) {
   verbs.on_chosen(verb, [folder](Console& console) -> Status {
     OPTIQ_TRY(const auto model, model::Model::open(*folder));
     const std::uint64_t bytes = model.checkpoint().file_bytes();
-    const std::int64_t parameters = parameters_of(model);
+    const std::int64_t parameters = model::parameter_count(model);
     const double bits_per_weight = static_cast<double>(bytes) * 8 / static_cast<double>(parameters);
     Json modules = Json::array();
     std::map<quant::Format, int> formats;

@@ -75,9 +75,9 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", OPTIQ_VERSION);
   app.require_subcommand(1);
   VerbTable verbs(app, console);
-  for (const auto add :
-       {add_quantize, add_compare, add_profile, add_plan, add_uniform, add_fold, add_encode, add_verify,
-        add_distill, add_eval, add_calibration_report, add_run, add_chat, add_bench, add_info, add_import}) {
+  for (const auto add : {add_quantize, add_fit, add_compare, add_profile, add_plan, add_uniform, add_fold,
+                         add_encode, add_verify, add_distill, add_eval, add_calibration_report, add_run,
+                         add_chat, add_bench, add_info, add_import}) {
     add(verbs);
   }
   try {

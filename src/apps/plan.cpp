@@ -47,8 +47,8 @@ std::string memory_line(const plan::Plan& plan) {
   if (!plan.memory) return "";
   return fmt::format("memory {}: weights {}, KV cache of {} tokens {}, scratch {}\n",
                      format_bytes(plan.memory->total()), format_bytes(plan.memory->weight_bytes),
-                     plan.memory->context_tokens, format_bytes(plan.memory->cache_bytes),
-                     format_bytes(plan.memory->scratch_bytes));
+                     plan.memory->sequences * plan.memory->context_tokens,
+                     format_bytes(plan.memory->cache_bytes), format_bytes(plan.memory->scratch_bytes));
 }
 
 /// The activation statistics' path as plan.json records it, if they lie where the profile put them.

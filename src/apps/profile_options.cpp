@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "engine_options.h"
 #include "optiq/base/units.h"
 
 namespace optiq::apps {
@@ -14,7 +15,11 @@ Result<plan::Budget> byte_budget_of(const PlanArguments& args, const profile::Se
   }
   if (args.memory) {
     OPTIQ_TRY(const auto bytes, parse_bytes(*args.memory));
-    return plan::memory_budget(sensitivity, bytes, args.context);
+    return plan::memory_budget(sensitivity, bytes, args.need);
+  }
+  if (args.device) {
+    OPTIQ_TRY(const auto device, plan::parse_device(*args.device));
+    return plan::memory_budget(sensitivity, device.usable_bytes, args.need);
   }
   if (args.reduce) {
     OPTIQ_TRY(const double fraction, parse_fraction(*args.reduce));
@@ -84,15 +89,26 @@ Result<profile::Options> profile_options(const ProfileArguments& args) {
   return options;
 }
 
+void add_memory_need(CLI::App* verb, plan::MemoryNeed& need) {
+  verb->add_option("--context", need.context_tokens, "Tokens of KV cache to have memory for")
+      ->capture_default_str();
+  verb->add_option("--batch", need.sequences, "Sequences of --context tokens, decoded side by side")
+      ->capture_default_str();
+  verb->add_option("--kv", need.cache, "How keys and values will be cached")
+      ->transform(CLI::CheckedTransformer(cache_storages()))
+      ->default_str("f16");
+}
+
 void add_plan_options(CLI::App* verb, PlanArguments& args, bool with_formats) {
   auto* budget = verb->add_option_group("budget", "Exactly one of these");
   budget->add_option("--memory", args.memory, "Memory for weights, KV cache and scratch, such as 8GB");
+  budget->add_option("--device", args.device,
+                     "The memory that a machine gives: mac-8gb, pc-16gb, gpu-24gb (any size) or this");
   budget->add_option("--size", args.size, "Size of the weight files, such as 4.2GB");
   budget->add_option("--bpw", args.bits_per_weight, "File bits over parameters, such as 4.5");
   budget->add_option("--reduce", args.reduce, "Less than at 16 bits, such as 70%");
   budget->require_option(1);
-  verb->add_option("--context", args.context, "Tokens of KV cache that --memory counts")
-      ->capture_default_str();
+  add_memory_need(verb, args.need);
   auto* speed = verb->add_option("--tokens-per-second", args.tokens_per_second,
                                  "Decode no slower than this by --latency, such as 40");
   auto* latency =

@@ -24,15 +24,17 @@ Result<calibrate::Source> calibration_source(const ProfileArguments& args);
 Result<profile::Options> profile_options(const ProfileArguments& args);
 
 struct PlanArguments {
-  std::optional<std::string> size, memory, reduce;  ///< as typed
-  std::optional<std::string> latency;               ///< path of latency.json
+  std::optional<std::string> size, memory, device, reduce;  ///< as typed
+  std::optional<std::string> latency;                       ///< path of latency.json
   double bits_per_weight = 0;
-  std::int64_t context = plan::kDefaultContextTokens;
+  plan::MemoryNeed need;         ///< with `memory` or `device`
   double tokens_per_second = 0;  ///< with `latency`
   std::vector<std::string> pins;
   plan::Rules rules;
 };
 
+/// --context, --batch and --kv.
+void add_memory_need(CLI::App* verb, plan::MemoryNeed& need);
 /// With bits and groups where the verb has no such options of its own.
 void add_plan_options(CLI::App* verb, PlanArguments& args, bool with_formats);
 Result<plan::Budget> budget_of(const PlanArguments& args, const profile::Sensitivity& sensitivity);

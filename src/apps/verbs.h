@@ -31,6 +31,7 @@ void add_import(VerbTable& verbs);
 void add_info(VerbTable& verbs);
 void add_profile(VerbTable& verbs);
 void add_plan(VerbTable& verbs);
+void add_fit(VerbTable& verbs);
 void add_uniform(VerbTable& verbs);
 void add_fold(VerbTable& verbs);
 void add_encode(VerbTable& verbs);

@@ -1,5 +1,6 @@
 #include "optiq/model/model.h"
 
+#include <algorithm>
 #include <new>
 
 #include "decoder.h"
@@ -120,6 +121,18 @@ Status evaluate(std::vector<mx::array> arrays) {
         text.find("alloc") != std::string_view::npos || text.find("out of memory") != std::string_view::npos;
     return fail(memory ? ErrorCode::out_of_resources : ErrorCode::internal, "evaluating: {}", text);
   }
+}
+
+std::int64_t parameter_count(const Model& model) {
+  std::int64_t parameters = 0;
+  for (const auto& module : model.modules()) parameters += module.out_features * module.in_features;
+  for (const auto& [name, tensor] : model.checkpoint().tensors()) {
+    const std::string module = name.substr(0, name.rfind('.'));
+    const bool counted =
+        std::ranges::any_of(model.modules(), [&](const auto& m) { return m.name == module; });
+    if (!counted || name.ends_with(".bias")) parameters += tensor.elements();
+  }
+  return parameters;
 }
 
 }  // namespace optiq::model

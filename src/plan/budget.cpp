@@ -7,10 +7,6 @@
 namespace optiq::plan {
 namespace {
 
-constexpr std::uint64_t kProcessBytes = 128ull << 20;
-constexpr std::uint64_t kPrefillTokens = 512;
-constexpr std::uint64_t kActivationBuffers = 4;
-
 /// The checkpoint with nothing quantized, every float of more than 16 bits counted as 16.
 std::uint64_t sixteen_bit_bytes(const profile::Sensitivity& sensitivity) {
   const auto narrow = [](DType dtype) { return dtype == DType::f32 ? DType::bf16 : dtype; };
@@ -28,32 +24,6 @@ std::uint64_t sixteen_bit_bytes(const profile::Sensitivity& sensitivity) {
     plan.modules.push_back(std::move(dense));
   }
   return exact_bytes(plan);
-}
-
-std::uint64_t scratch_bytes(const profile::Sensitivity& sensitivity) {
-  std::int64_t widest = 0;
-  std::int64_t logits = 0;
-  for (const profile::ModuleSensitivity& module : sensitivity.modules) {
-    if (module.layer < 0) {
-      logits = std::max(logits, module.out_features);
-    } else {
-      widest = std::max(widest, module.out_features + module.in_features);
-    }
-  }
-  return kProcessBytes + (kActivationBuffers * kPrefillTokens * static_cast<std::uint64_t>(widest) +
-                          static_cast<std::uint64_t>(logits)) *
-                             sizeof(float);
-}
-
-/// Keys and values in f16; usage where that has no sensible size.
-Result<std::uint64_t> cache_bytes(const profile::ModelFacts& model, std::int64_t tokens) {
-  const double bytes = 4.0 * static_cast<double>(model.layers) * static_cast<double>(model.kv_heads) *
-                       static_cast<double>(model.head_dim) * static_cast<double>(tokens);
-  if (tokens < 1 || bytes >= 0x1p60)
-    return fail(ErrorCode::usage, "context of {} tokens: expected a positive number that has a cache",
-                tokens);
-  return 4 * static_cast<std::uint64_t>(model.layers) * static_cast<std::uint64_t>(model.kv_heads) *
-         static_cast<std::uint64_t>(model.head_dim) * static_cast<std::uint64_t>(tokens);
 }
 
 }  // namespace
@@ -77,10 +47,8 @@ Result<Budget> reduce_budget(const profile::Sensitivity& sensitivity, double fra
 }
 
 Result<Budget> memory_budget(const profile::Sensitivity& sensitivity, std::uint64_t bytes,
-                             std::int64_t context_tokens) {
-  MemoryUse memory{.context_tokens = context_tokens};
-  OPTIQ_TRY(memory.cache_bytes, cache_bytes(sensitivity.model, context_tokens));
-  memory.scratch_bytes = scratch_bytes(sensitivity);
+                             const MemoryNeed& need) {
+  OPTIQ_TRY(const MemoryUse memory, memory_use(memory_shape(sensitivity), need));
   const Menu menu = full_menu(sensitivity);
   const std::uint64_t weights = choice_bytes(sensitivity, menu, smallest_choice(menu));
   if (memory.total() + weights > bytes) {
@@ -88,8 +56,9 @@ Result<Budget> memory_budget(const profile::Sensitivity& sensitivity, std::uint6
         ErrorCode::impossible_budget,
         "memory of {} bytes ({}) is not enough: the smallest possible takes {} bytes (weights {}, cache "
         "of {} tokens {}, scratch {})",
-        bytes, format_bytes(bytes), memory.total() + weights, format_bytes(weights), context_tokens,
-        format_bytes(memory.cache_bytes), format_bytes(memory.scratch_bytes));
+        bytes, format_bytes(bytes), memory.total() + weights, format_bytes(weights),
+        need.sequences * need.context_tokens, format_bytes(memory.cache_bytes),
+        format_bytes(memory.scratch_bytes));
   }
   return Budget{.file_bytes = bytes - memory.total(), .memory = memory};
 }

@@ -39,6 +39,7 @@ Json module_to_json(const PlannedModule& module) {
 
 Json memory_to_json(const MemoryUse& memory) {
   return {{"context_tokens", memory.context_tokens},
+          {"sequences", memory.sequences},
           {"weight_bytes", memory.weight_bytes},
           {"cache_bytes", memory.cache_bytes},
           {"scratch_bytes", memory.scratch_bytes}};
@@ -57,6 +58,7 @@ Result<std::uint64_t> read_bytes(const JsonReader& reader, std::string_view key)
 Result<MemoryUse> read_memory(const JsonReader& reader) {
   MemoryUse memory;
   OPTIQ_TRY(memory.context_tokens, reader.integer("context_tokens"));
+  OPTIQ_TRY(memory.sequences, reader.integer_or("sequences", 1));
   OPTIQ_TRY(memory.weight_bytes, read_bytes(reader, "weight_bytes"));
   OPTIQ_TRY(memory.cache_bytes, read_bytes(reader, "cache_bytes"));
   OPTIQ_TRY(memory.scratch_bytes, read_bytes(reader, "scratch_bytes"));

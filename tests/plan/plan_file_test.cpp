@@ -79,8 +79,8 @@ TEST(PlanFile, ReadsBackExactly) {
   const test::TemporaryFolder folder;
   Random random(3);
   Plan plan = random_plan(random);
-  plan.memory =
-      MemoryUse{.context_tokens = 9, .weight_bytes = plan.bytes, .cache_bytes = 3, .scratch_bytes = 4};
+  plan.memory = MemoryUse{
+      .context_tokens = 9, .sequences = 2, .weight_bytes = plan.bytes, .cache_bytes = 3, .scratch_bytes = 4};
   plan.latency = TokenTime{.seconds_per_token = 1.0 / 3, .limit_seconds = 0.5};
   const auto path = folder.path() / "plan.json";
   ASSERT_TRUE(write_plan(path, plan));

@@ -257,10 +257,10 @@ TEST(Budgets, MemoryIsFilesAndCacheAndScratch) {
   Random random(9);
   const Sensitivity all = test::random_sensitivity(random, 2);
   const std::uint64_t limit = 200'000'000;
-  const Budget budget = memory_budget(all, limit, 1000).value();
+  const Budget budget = memory_budget(all, limit, {.context_tokens = 1000, .sequences = 3}).value();
   ASSERT_TRUE(budget.memory);
-  // 2 layers · 2 heads · 64 · 1000 tokens, keys and values, 2 bytes.
-  EXPECT_EQ(budget.memory->cache_bytes, 2u * 2 * 64 * 1000 * 2 * 2);
+  // 2 layers · 2 heads · 64 · 3 times 1000 tokens in pages of 256, keys and values, 2 bytes.
+  EXPECT_EQ(budget.memory->cache_bytes, 2u * 2 * 64 * 3 * 1024 * 2 * 2);
   // 128 MiB, 4 buffers of 512 tokens of down_proj's 128 + 384 in f32, 320 logits.
   EXPECT_EQ(budget.memory->scratch_bytes, (128u << 20) + 4 * 512 * 512 * 4 + 320 * 4);
   EXPECT_EQ(budget.file_bytes, limit - budget.memory->cache_bytes - budget.memory->scratch_bytes);
@@ -268,9 +268,10 @@ TEST(Budgets, MemoryIsFilesAndCacheAndScratch) {
   ASSERT_TRUE(plan.memory);
   EXPECT_EQ(plan.memory->weight_bytes, plan.bytes);
   EXPECT_LE(plan.memory->total(), limit);
+  EXPECT_EQ(memory_budget(all, limit, {.sequences = 0}).error().code, ErrorCode::usage);
   EXPECT_EQ(memory_budget(all, 1000).error().code, ErrorCode::impossible_budget);
-  EXPECT_EQ(memory_budget(all, limit, 0).error().code, ErrorCode::usage);
-  EXPECT_EQ(memory_budget(all, limit, INT64_MAX).error().code, ErrorCode::usage);
+  EXPECT_EQ(memory_budget(all, limit, {.context_tokens = 0}).error().code, ErrorCode::usage);
+  EXPECT_EQ(memory_budget(all, limit, {.context_tokens = INT64_MAX}).error().code, ErrorCode::usage);
 }
 
 TEST(Pins, ParsePatternAndFormat) {

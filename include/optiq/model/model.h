@@ -82,4 +82,7 @@ class Model {
 /// MLX's CPU allocator does not check malloc: there, only our own operations can report a lack of memory.
 Status evaluate(std::vector<mx::array> arrays);
 
+/// Elements of the model's weights as they would be in full precision.
+std::int64_t parameter_count(const Model& model);
+
 }  // namespace optiq::model

@@ -29,9 +29,10 @@ struct PlannedModule {
 
 /// Where the memory of a running model goes.
 struct MemoryUse {
-  std::int64_t context_tokens = 0;
+  std::int64_t context_tokens = 0;  ///< of each sequence
+  std::int64_t sequences = 1;
   std::uint64_t weight_bytes = 0;   ///< all safetensors files
-  std::uint64_t cache_bytes = 0;    ///< keys and values of `context_tokens` in f16
+  std::uint64_t cache_bytes = 0;    ///< keys and values of all sequences
   std::uint64_t scratch_bytes = 0;  ///< allowance for activations and the process itself
 
   [[nodiscard]] std::uint64_t total() const { return weight_bytes + cache_bytes + scratch_bytes; }

@@ -8,6 +8,7 @@
 
 #include "optiq/allocate/knapsack.h"
 #include "optiq/plan/latency.h"
+#include "optiq/plan/memory.h"
 #include "optiq/plan/plan.h"
 #include "optiq/profile/sensitivity.h"
 
@@ -27,8 +28,6 @@ struct Budget {
   std::optional<LatencyLimit> latency = {};
 };
 
-inline constexpr std::int64_t kDefaultContextTokens = 4096;
-
 /// --size: the files themselves.
 Budget size_budget(std::uint64_t bytes);
 /// --bpw: file bits over parameters. usage unless 0 < bits_per_weight ≤ 32.
@@ -36,12 +35,10 @@ Result<Budget> bits_per_weight_budget(const profile::Sensitivity& sensitivity, d
 /// --reduce: that fraction less than the checkpoint takes at 16 bits (f32 tensors counted as 16 bits too).
 /// usage unless 0 < fraction < 1.
 Result<Budget> reduce_budget(const profile::Sensitivity& sensitivity, double fraction);
-/// --memory: files + keys and values of `context_tokens` in f16 (2 · layers · kv_heads · head_dim · tokens ·
-/// 2 bytes) + scratch. Scratch is 128 MiB for the process, its libraries and tokenizer, four times the widest
-/// block matrix's inputs and outputs of 512 tokens in f32, and one row of logits in f32.
-/// impossible_budget where cache and scratch alone are too large; usage for context_tokens < 1.
+/// --memory and --device: what `need` leaves of `bytes` (memory_use). impossible_budget where that is too
+/// little for the smallest files; usage as memory_use says.
 Result<Budget> memory_budget(const profile::Sensitivity& sensitivity, std::uint64_t bytes,
-                             std::int64_t context_tokens = kDefaultContextTokens);
+                             const MemoryNeed& need = {});
 
 /// Modules whose name matches `pattern` (shell wildcards: * ? [..]) get exactly `format`.
 struct Pin {
