@@ -1,6 +1,7 @@
 #include "optiq/evaluate/mismatch.h"
 
 #include "optiq/evaluate/measure.h"
+#include "optiq/profile/importance.h"
 
 namespace optiq::evaluate {
 namespace {
