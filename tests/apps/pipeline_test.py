@@ -36,7 +36,8 @@ class ProfileAndPlan(CliTest):
         self.assertEqual(found["folds"], "awq")
         same = self.succeed("eval", "folded", "--reference", self.model, "--text", self.text, "--context", "32")
         self.assertLess(same["kl_mean"], 0.01)
-        self.assertEqual(weight_file_bytes(self.folder / "folded"), weight_file_bytes(self.model))
+        before, after = self.succeed("info", self.model), self.succeed("info", "folded")
+        self.assertEqual(after["modules"], before["modules"])
         self.refuse(3, "refusing", "fold", self.model, self.model, "--fold", "r2")
 
     def test_a_mixture_is_recorded(self):
@@ -305,9 +306,9 @@ class Quantize(CliTest):
 
     def test_only_formats_that_were_asked_for(self):
         profile = self.profile(out="s.json")
-        self.quantize("--bpw", "6", "--sensitivity", profile, "--bits", "4", "--groups", "32")
+        self.quantize("--bpw", "8", "--sensitivity", profile, "--bits", "4", "--groups", "32")
         self.assertEqual({(m["bits"], m["group_size"]) for m in self.succeed("info", "out")["modules"]}, {(4, 32)})
-        self.quantize("--bpw", "6", "--sensitivity", profile, "--max-bits", "3")
+        self.quantize("--bpw", "8", "--sensitivity", profile, "--max-bits", "3")
         self.assertLessEqual({m["bits"] for m in self.succeed("info", "out")["modules"]}, {2, 3})
 
     def test_fast_enough(self):
