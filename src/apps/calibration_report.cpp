@@ -17,14 +17,6 @@ struct Arguments {
   PlanArguments plan;
 };
 
-Status make_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (!error) return {};
-  return fail(ErrorCode::out_of_resources, "{}: cannot create the folder: {}", folder.string(),
-              error.message());
-}
-
 /// Files without their folders: what the tables call a set.
 std::string short_name(std::vector<calibrate::Part> parts) {
   for (calibrate::Part& part : parts) part.name = fs::path(part.name).filename().string();

@@ -26,27 +26,16 @@ Result<Measured> measure_all(const Arguments& args, const compare::Field& field,
                              Console& console) {
   Measured measured;
   const fs::path folder = hidden_folder_beside(args.out);
-  const auto measure = [&](const plan::Plan& plan) {
-    return compare::measure(plan, model, activations, tokens, folder, console.progress());
+  const auto measure = [&](const compare::Candidate& candidate) {
+    return compare::measure(candidate, model, activations, tokens, folder, console.progress());
   };
   for (const compare::Candidate& candidate : field.ours) {
-    OPTIQ_TRY(measured.ours.emplace_back(), measure(candidate.plan));
+    OPTIQ_TRY(measured.ours.emplace_back(), measure(candidate));
   }
   for (const compare::Baseline& baseline : field.baselines) {
-    OPTIQ_TRY(measured.baselines.emplace_back(), measure(baseline.candidate.plan));
+    OPTIQ_TRY(measured.baselines.emplace_back(), measure(baseline.candidate));
   }
   return measured;
-}
-
-std::vector<report::Quality> report_rows(const compare::Field& field, const Measured& measured) {
-  std::vector<report::Quality> rows;
-  for (std::size_t i = 0; i < field.ours.size(); ++i)
-    rows.push_back(report_row(field.ours[i].name, field.ours[i].plan, measured.ours[i]));
-  for (std::size_t i = 0; i < field.baselines.size(); ++i) {
-    const compare::Candidate& candidate = field.baselines[i].candidate;
-    rows.push_back(report_row(candidate.name, candidate.plan, measured.baselines[i]));
-  }
-  return rows;
 }
 
 /// KL of ours minus the baseline's, window by window, for each baseline.
@@ -58,6 +47,21 @@ Result<std::vector<MeanError>> differences(const compare::Field& field, const Me
               compare::paired_difference(ours.window_kl, measured.baselines[i].window_kl));
   }
   return all;
+}
+
+std::vector<report::Quality> report_rows(const compare::Field& field, const Measured& measured,
+                                         const std::vector<MeanError>& differences) {
+  std::vector<report::Quality> rows;
+  for (std::size_t i = 0; i < field.ours.size(); ++i) {
+    rows.push_back(report_row(field.ours[i], measured.ours[i]));
+    rows.back().is_ours = true;
+  }
+  for (std::size_t i = 0; i < field.baselines.size(); ++i) {
+    rows.push_back(report_row(field.baselines[i].candidate, measured.baselines[i]));
+    rows.back().kl_difference = differences[i];
+    rows.back().rival = field.ours[field.baselines[i].rival].name;
+  }
+  return rows;
 }
 
 std::string difference_table(const compare::Field& field, const std::vector<MeanError>& differences) {
@@ -75,10 +79,10 @@ Json to_json(const compare::Field& field, const Measured& measured,
              const std::vector<MeanError>& differences) {
   Json json{{"ours", Json::array()}, {"baselines", Json::array()}};
   for (std::size_t i = 0; i < field.ours.size(); ++i)
-    json["ours"].push_back(candidate_json(field.ours[i].name, field.ours[i].plan, measured.ours[i]));
+    json["ours"].push_back(candidate_json(field.ours[i], measured.ours[i]));
   for (std::size_t i = 0; i < field.baselines.size(); ++i) {
     const compare::Baseline& baseline = field.baselines[i];
-    Json row = candidate_json(baseline.candidate.name, baseline.candidate.plan, measured.baselines[i]);
+    Json row = candidate_json(baseline.candidate, measured.baselines[i]);
     row["rival"] = field.ours[baseline.rival].name;
     row["kl_difference"] = differences[i].mean;
     row["kl_difference_stderr"] = differences[i].standard_error;
@@ -92,17 +96,17 @@ Status run_compare(const Arguments& args, Console& console) {
   OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(args.model));
   const fs::path file = profile_file(args.quality, args.out);
   OPTIQ_TRY(const auto rules, rules_of(args.plan));
-  OPTIQ_TRY(const auto sensitivity, sensitivity_of(args.quality, args.profile, file, model, tokenizer,
-                                                   console, [] { return Status(); }));
+  OPTIQ_TRY(const auto known, known_profile(args.quality, args.profile, file, model));
+  OPTIQ_TRY(const auto texts, unseen_texts(args.quality, args.profile, known, model, tokenizer, console));
+  OPTIQ_TRY(const auto sensitivity, known ? Result<profile::Sensitivity>(*known)
+                                          : measure_profile(args.profile, file, model, tokenizer, console));
   OPTIQ_TRY(const auto budget, budget_of(args.plan, sensitivity));
   OPTIQ_TRY(const auto field, compare::make_field(sensitivity, budget, rules));
-  OPTIQ_TRY(const auto tokens,
-            unseen_tokens(args.quality, args.profile, args.quality.text, 1, model, tokenizer, console));
   OPTIQ_TRY(const auto measured,
-            measure_all(args, field, profile::importance_path(file), model, tokens, console));
+            measure_all(args, field, profile::importance_path(file), model, texts.measured, console));
   OPTIQ_TRY(const auto paired, differences(field, measured));
-  const auto rows = report_rows(field, measured);
-  OPTIQ_CHECK(write_quality_report(args.out, sensitivity, rules, field.ours.front().plan,
+  const auto rows = report_rows(field, measured, paired);
+  OPTIQ_CHECK(write_quality_report(args.out, sensitivity, rules, *field.ours.front().plan,
                                    field.baselines.front().candidate.plan, rows));
 
   console.end_progress();
@@ -119,7 +123,7 @@ Status run_compare(const Arguments& args, Console& console) {
 
 void add_compare(VerbTable& verbs) {
   auto args = std::make_shared<Arguments>();
-  CLI::App* verb = verbs.add("compare", "Measure plans beside uniform, gptq and mlx-lm's mixed recipes");
+  CLI::App* verb = verbs.add("compare", "Measure plans beside the usual ways to quantize, at equal bytes");
   verb->add_option("model", args->model, "Full-precision model folder")->required();
   verb->add_option("-o,--out", args->out, "Report to write (HTML)")->capture_default_str();
   add_quality_options(verb, args->quality);

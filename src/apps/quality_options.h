@@ -1,7 +1,7 @@
 // What quantize and compare share: the profile they start from, and the tokens that quality is measured on.
 #pragma once
 
-#include <functional>
+#include <optional>
 
 #include "profile_options.h"
 
@@ -17,18 +17,27 @@ void add_quality_options(CLI::App* verb, QualityArguments& args);
 /// Where the profile lies, or will: the file that was named, or OUT.sensitivity.json.
 std::filesystem::path profile_file(const QualityArguments& args, const std::string& out);
 
-/// A profile that was named is taken as it is; one that lies in `file` already where it is of this model and
-/// these options; otherwise `before` is called, and a new one measured.
-Result<profile::Sensitivity> sensitivity_of(const QualityArguments& args, const ProfileArguments& profile,
-                                            const std::filesystem::path& file, const model::Model& model,
-                                            const io::Tokenizer& tokenizer, Console& console,
-                                            const std::function<Status()>& before);
+/// The profile that is there: one that was named is taken as it is; one that lies in `file` where it is of
+/// this model and these options.
+Result<std::optional<profile::Sensitivity>> known_profile(const QualityArguments& args,
+                                                          const ProfileArguments& profile,
+                                                          const std::filesystem::path& file,
+                                                          const model::Model& model);
 
-/// Tokens that the profile has not seen: of `text`, or of the calibration source where it is empty, with a
-/// seed that is `seed_step` further.
-Result<calibrate::TokenBatch> unseen_tokens(const QualityArguments& args, const ProfileArguments& profile,
-                                            const std::string& text, std::uint64_t seed_step,
-                                            const model::Model& model, const io::Tokenizer& tokenizer,
-                                            Console& console);
+/// A new one, written to `file`.
+Result<profile::Sensitivity> measure_profile(const ProfileArguments& profile,
+                                             const std::filesystem::path& file, const model::Model& model,
+                                             const io::Tokenizer& tokenizer, Console& console);
+
+/// What nothing was calibrated on, in windows that no two of these share.
+struct UnseenTexts {
+  calibrate::TokenBatch measured;  ///< of --text, or of the calibration source where there is none
+  calibrate::TokenBatch chosen;    ///< of the calibration source: what plans are chosen by
+};
+/// `known`: the profile that is there already; where it is of the source that the arguments name, its windows
+/// are left out, else those that a profile made now will see. bad_input where the source has too few windows.
+Result<UnseenTexts> unseen_texts(const QualityArguments& args, const ProfileArguments& profile,
+                                 const std::optional<profile::Sensitivity>& known, const model::Model& model,
+                                 const io::Tokenizer& tokenizer, Console& console);
 
 }  // namespace optiq::apps

@@ -9,9 +9,11 @@
 
 namespace optiq::apps {
 
-report::Quality report_row(const std::string& name, const plan::Plan& plan,
-                           const evaluate::Quality& quality) {
-  report::Quality row{name, plan.bytes, plan.bits_per_weight, {}, {}, {}};
+report::Quality report_row(const compare::Candidate& candidate, const evaluate::Quality& quality) {
+  report::Quality row;
+  row.name = candidate.name;
+  row.bytes = candidate.bytes;
+  row.bits_per_weight = candidate.bits_per_weight;
   row.perplexity = MeanError{quality.perplexity, quality.perplexity_standard_error};
   if (quality.has_reference) {
     row.kl = quality.distance.kl;
@@ -39,11 +41,10 @@ std::string quality_table(const std::vector<report::Quality>& rows) {
                               cells);
 }
 
-Json candidate_json(const std::string& name, const plan::Plan& plan, const evaluate::Quality& quality) {
-  Json json{{"name", name},
-            {"bytes", plan.bytes},
-            {"bits_per_weight", plan.bits_per_weight},
-            {"predicted_kl", plan.predicted_kl}};
+Json candidate_json(const compare::Candidate& candidate, const evaluate::Quality& quality) {
+  Json json{
+      {"name", candidate.name}, {"bytes", candidate.bytes}, {"bits_per_weight", candidate.bits_per_weight}};
+  if (candidate.plan) json["predicted_kl"] = candidate.plan->predicted_kl;
   json.update(quality_json(quality));
   return json;
 }

@@ -1,7 +1,9 @@
+#include "optiq/base/file.h"
 #include "optiq/base/units.h"
-#include "optiq/compare/compare.h"
+#include "optiq/compare/choose_folds.h"
 #include "optiq/encode/encode.h"
-#include "optiq/evaluate/evaluate.h"
+#include "optiq/evaluate/measure.h"
+#include "optiq/profile/importance.h"
 #include "optiq/report/html.h"
 #include "optiq/tune/distill.h"
 #include "optiq/tune/effort.h"
@@ -16,24 +18,11 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Arguments {
-  std::string model, out, effort = "balanced";
+  std::string model, out, effort = "balanced", folds = "none";
   QualityArguments quality;
   ProfileArguments profile;
   PlanArguments plan;
 };
-
-/// A model that was written, and what was measured of it.
-struct Candidate {
-  std::string name;
-  plan::Plan plan;
-  evaluate::Quality quality;
-};
-
-Result<evaluate::Quality> measure(const fs::path& folder, const model::Model& reference,
-                                  const calibrate::TokenBatch& batch, Console& console) {
-  OPTIQ_TRY(const auto model, model::Model::open(folder));
-  return evaluate::evaluate_text(model, &reference, batch.ids, {.context = batch.tokens}, console.progress());
-}
 
 /// How long it will take from here.
 Status say_time(const Arguments& args, const tune::Recipe& recipe, const model::Model& model,
@@ -45,34 +34,106 @@ Status say_time(const Arguments& args, const tune::Recipe& recipe, const model::
   return {};
 }
 
-/// The plan carried out in OUT, corrected and tuned as the recipe says.
-Result<tune::RefineResult> carry_out(const Arguments& args, const tune::Recipe& recipe, const fs::path& file,
-                                     const profile::Sensitivity& sensitivity, const plan::Rules& rules,
-                                     const model::Model& model, const io::Tokenizer& tokenizer,
-                                     Console& console) {
-  OPTIQ_TRY(const auto budget, budget_of(args.plan, sensitivity));
-  OPTIQ_TRY(const auto held_out, unseen_tokens(args.quality, args.profile, "", 2, model, tokenizer, console));
-  OPTIQ_TRY(auto guards, plan::guard_plans(sensitivity, budget, rules));
-  const fs::path activations = profile::importance_path(file);
-  OPTIQ_TRY(auto result,
-            tune::refine(model, sensitivity, budget, rules, activations, std::move(guards), held_out,
-                         args.out, {.rounds = recipe.refine_rounds}, console.progress()));
-  if (recipe.distill_epochs > 0) {
+/// What the verb works on.
+struct Job {
+  const Arguments& args;
+  const tune::Recipe& recipe;
+  const model::Model& model;
+  const profile::Sensitivity& sensitivity;
+  fs::path activations;  ///< the profile's
+  plan::Budget budget;
+  plan::Rules rules;
+  UnseenTexts texts;
+  Console& console;
+};
+
+/// Which formats the profile has may be more than were asked for.
+Result<plan::Rules> rules_of(const Arguments& args) {
+  OPTIQ_TRY(plan::Rules rules, rules_of(args.plan));
+  rules.bits = args.profile.bits;
+  rules.group_sizes = args.profile.groups;
+  return rules;
+}
+
+/// All but the foldings: for the format of most weights.
+fold::Options fold_options(const Job& job, const plan::Plan& plan) {
+  fold::Options options;
+  options.seed = job.args.profile.source.seed;
+  options.encoder = plan.modules.front().encoder;
+  options.format = plan::commonest_format(plan);
+  return options;
+}
+
+/// Before any work: whether the model can take what --fold names.
+Status check_folds(const Arguments& args, const model::Model& model) {
+  if (args.folds == "auto") return {};
+  OPTIQ_TRY(const auto folds, fold::parse_folds(args.folds));
+  for (const fold::Fold fold : folds) OPTIQ_CHECK(fold::check_fold(model, fold));
+  return {};
+}
+
+/// --fold, or what is best of those that were tried.
+Result<compare::FoldChoice> choose_folds(const Job& job) {
+  compare::FoldChoice choice;
+  if (job.args.folds != "auto") {
+    OPTIQ_TRY(choice.folds, fold::parse_folds(job.args.folds));
+    return choice;
+  }
+  OPTIQ_TRY(const plan::Plan plan, plan::make_plan(job.sensitivity, job.budget, job.rules));
+  return compare::choose_folds(plan, job.model, job.activations, job.texts.chosen, fold_options(job, plan),
+                               hidden_folder_beside(job.args.out), job.console.progress());
+}
+
+/// The plan carried out in OUT, corrected and tuned as the recipe says, from the weights of `source`.
+Result<tune::RefineResult> carry_out_from(const Job& job, const model::Model& source,
+                                          const fs::path& activations) {
+  OPTIQ_TRY(auto guards, plan::guard_plans(job.sensitivity, job.budget, job.rules));
+  OPTIQ_TRY(auto result, tune::refine(source, job.sensitivity, job.budget, job.rules, activations,
+                                      std::move(guards), job.texts.chosen, job.args.out,
+                                      {.rounds = job.recipe.refine_rounds}, job.console.progress()));
+  if (job.recipe.distill_epochs > 0) {
     OPTIQ_TRY(const auto tokens, profile::read_calibration_tokens(activations));
-    OPTIQ_CHECK(
-        tune::distill(args.out, model, tokens, {.epochs = recipe.distill_epochs}, console.progress()));
+    OPTIQ_CHECK(tune::distill(job.args.out, source, tokens, {.epochs = job.recipe.distill_epochs},
+                              job.console.progress()));
   }
   return result;
 }
 
-/// The uniform plan by rounding to nearest.
-Result<Candidate> measure_baseline(const Arguments& args, plan::Plan plan, const model::Model& reference,
-                                   const calibrate::TokenBatch& batch, Console& console) {
-  for (auto& module : plan.modules) module.encoder = quant::Encoder::rtn;
-  const std::string format = quant::to_string(plan.modules.front().format);
-  const fs::path folder = hidden_folder_beside(args.out);
-  OPTIQ_TRY(auto quality, compare::measure(plan, reference, {}, batch, folder, console.progress()));
-  return Candidate{"uniform " + format, std::move(plan), std::move(quality)};
+Result<tune::RefineResult> carry_out(const Job& job, const std::vector<fold::Fold>& folds) {
+  if (folds.empty()) return carry_out_from(job, job.model, job.activations);
+  const ScratchFolder scratch(hidden_folder_beside(job.args.out));
+  OPTIQ_TRY(const auto tokens, profile::read_calibration_tokens(job.activations));
+  OPTIQ_TRY(const plan::Plan plan, plan::make_plan(job.sensitivity, job.budget, job.rules));
+  fold::Options options = fold_options(job, plan);
+  options.folds = folds;
+  OPTIQ_TRY(const auto folded,
+            fold::fold_for_encoding(job.model, tokens, options, scratch.path(), job.console.progress()));
+  return carry_out_from(job, folded.model, folded.activations);
+}
+
+Result<evaluate::Quality> measure_out(const Job& job) {
+  OPTIQ_TRY(auto qualities,
+            evaluate::measure_folder(job.args.out, job.model, std::span(&job.texts.measured, 1),
+                                     job.console.progress()));
+  return std::move(qualities.front());
+}
+
+/// A model that was written, and what was measured of it.
+struct Measured {
+  compare::Candidate candidate;
+  evaluate::Quality quality;
+};
+
+/// The uniform plan by rounding to nearest, of no fewer bytes; nothing where none is that large.
+Result<std::optional<Measured>> measure_baseline(const Job& job, std::uint64_t bytes) {
+  auto plan = plan::uniform_plan_at_least(job.sensitivity, bytes);
+  if (!plan) return std::optional<Measured>();
+  for (auto& module : plan->modules) module.encoder = quant::Encoder::rtn;
+  const std::string name = "uniform " + quant::to_string(plan->modules.front().format);
+  Measured baseline{compare::plan_candidate(name, std::move(*plan)), {}};
+  OPTIQ_TRY(baseline.quality, compare::measure(baseline.candidate, job.model, {}, job.texts.measured,
+                                               hidden_folder_beside(job.args.out), job.console.progress()));
+  return std::optional(std::move(baseline));
 }
 
 Json candidates_json(const tune::RefineResult& refined) {
@@ -83,44 +144,76 @@ Json candidates_json(const tune::RefineResult& refined) {
   return json;
 }
 
+Json folds_json(const compare::FoldChoice& choice) {
+  Json json{{"kept", fold::folds_name(choice.folds)}, {"trials", Json::array()}};
+  for (const compare::FoldTrial& trial : choice.trials) {
+    json["trials"].push_back({{"folds", fold::folds_name(trial.folds)},
+                              {"held_out_kl", trial.kl.mean},
+                              {"difference", trial.difference.mean},
+                              {"difference_stderr", trial.difference.standard_error},
+                              {"kept", trial.kept}});
+  }
+  return json;
+}
+
+/// Measures what lies in OUT beside the baseline, and says it all.
+Status report_result(const Job& job, const tune::RefineResult& refined, const compare::FoldChoice& folds,
+                     const fs::path& file) {
+  const plan::Plan& plan = refined.candidates[refined.best].plan;
+  Measured ours{compare::plan_candidate("optiq", plan), {}};
+  OPTIQ_TRY(ours.quality, measure_out(job));
+  OPTIQ_TRY(const auto baseline, measure_baseline(job, plan.bytes));
+  std::vector<report::Quality> rows{report_row(ours.candidate, ours.quality)};
+  rows.front().is_ours = true;
+  if (baseline) rows.push_back(report_row(baseline->candidate, baseline->quality));
+  OPTIQ_CHECK(write_quality_report(fs::path(job.args.out) / "report.html", job.sensitivity, job.rules, plan,
+                                   baseline ? baseline->candidate.plan : std::nullopt, rows));
+
+  Console& console = job.console;
+  console.end_progress();
+  console.print(quality_table(rows));
+  console.print(latency_line(plan));
+  if (!folds.folds.empty()) console.print(fmt::format("folded: {}\n", fold::folds_name(folds.folds)));
+  console.print(fmt::format("predicted KL {:.5f} ± {:.5f}; report: {}/report.html\n", plan.predicted_kl,
+                            plan.predicted_kl_standard_error, job.args.out));
+  Json json = plan_summary(plan);
+  json.update(quality_json(ours.quality));
+  json["out"] = job.args.out;
+  json["sensitivity"] = file.string();
+  json["candidates"] = candidates_json(refined);
+  json["folds"] = folds_json(folds);
+  if (baseline) json["baseline"] = candidate_json(baseline->candidate, baseline->quality);
+  console.print_json(json);
+  return {};
+}
+
 Status quantize(const Arguments& args, const tune::Recipe& recipe, Console& console) {
   OPTIQ_CHECK(encode::check_output(args.out));
   OPTIQ_TRY(const auto model, model::Model::open(args.model));
+  OPTIQ_CHECK(check_folds(args, model));
   OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(args.model));
   const fs::path file = profile_file(args.quality, args.out);
-  OPTIQ_TRY(const auto rules, rules_of(args.plan));
-  OPTIQ_TRY(const auto sensitivity,
-            sensitivity_of(args.quality, args.profile, file, model, tokenizer, console,
-                           [&] { return say_time(args, recipe, model, console); }));
-  OPTIQ_TRY(const auto refined, carry_out(args, recipe, file, sensitivity, rules, model, tokenizer, console));
-  Candidate ours{"optiq", refined.candidates[refined.best].plan, {}};
-  OPTIQ_CHECK(encode::verify_checkpoint(args.out));
-
-  OPTIQ_TRY(const auto batch,
-            unseen_tokens(args.quality, args.profile, args.quality.text, 1, model, tokenizer, console));
-  OPTIQ_TRY(ours.quality, measure(args.out, model, batch, console));
-  std::vector<report::Quality> rows{report_row(ours.name, ours.plan, ours.quality)};
-  std::optional<Candidate> baseline;
-  if (auto uniform = plan::uniform_plan_at_least(sensitivity, ours.plan.bytes)) {
-    OPTIQ_TRY(baseline, measure_baseline(args, std::move(*uniform), model, batch, console));
-    rows.push_back(report_row(baseline->name, baseline->plan, baseline->quality));
+  OPTIQ_TRY(auto rules, rules_of(args));
+  OPTIQ_TRY(auto sensitivity, known_profile(args.quality, args.profile, file, model));
+  OPTIQ_TRY(auto texts, unseen_texts(args.quality, args.profile, sensitivity, model, tokenizer, console));
+  if (!sensitivity) {
+    OPTIQ_CHECK(say_time(args, recipe, model, console));
+    OPTIQ_TRY(sensitivity, measure_profile(args.profile, file, model, tokenizer, console));
   }
-  OPTIQ_CHECK(write_quality_report(fs::path(args.out) / "report.html", sensitivity, rules, ours.plan,
-                                   baseline ? std::optional(baseline->plan) : std::nullopt, rows));
-
-  console.end_progress();
-  console.print(quality_table(rows));
-  console.print(latency_line(ours.plan));
-  console.print(fmt::format("predicted KL {:.5f} ± {:.5f}; report: {}/report.html\n", ours.plan.predicted_kl,
-                            ours.plan.predicted_kl_standard_error, args.out));
-  Json json = plan_summary(ours.plan);
-  json.update(quality_json(ours.quality));
-  json["out"] = args.out;
-  json["sensitivity"] = file.string();
-  json["candidates"] = candidates_json(refined);
-  if (baseline) json["baseline"] = candidate_json(baseline->name, baseline->plan, baseline->quality);
-  console.print_json(json);
-  return {};
+  OPTIQ_TRY(auto budget, budget_of(args.plan, *sensitivity));
+  const Job job{args,
+                recipe,
+                model,
+                *sensitivity,
+                profile::importance_path(file),
+                std::move(budget),
+                std::move(rules),
+                std::move(texts),
+                console};
+  OPTIQ_TRY(const auto folds, choose_folds(job));
+  OPTIQ_TRY(const auto refined, carry_out(job, folds.folds));
+  OPTIQ_CHECK(encode::verify_checkpoint(args.out));
+  return report_result(job, refined, folds, file);
 }
 
 }  // namespace
@@ -135,6 +228,9 @@ void add_quantize(VerbTable& verbs) {
                    "fast, balanced (gptq, the plan corrected by what it costs) or best (scales and biases "
                    "trained too)")
       ->check(CLI::IsMember({"fast", "balanced", "best"}))
+      ->capture_default_str();
+  verb->add_option("--fold", args->folds,
+                   "Before encoding: none, some of r1, r2, awq, or auto (each tried, kept where KL falls)")
       ->capture_default_str();
   add_profile_options(verb, args->profile);
   add_plan_options(verb, args->plan, false);

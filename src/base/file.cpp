@@ -194,6 +194,14 @@ Status FileWriter::finish() {
               synced ? last_error() : reason);
 }
 
+Status make_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (!error) return {};
+  return fail(ErrorCode::out_of_resources, "{}: cannot create the folder: {}", folder.string(),
+              error.message());
+}
+
 Status swap_folders(const fs::path& a, const fs::path& b) {
   if (exchange_paths(a, b) == 0) return {};
   return fail(ErrorCode::out_of_resources, "{}: cannot be swapped with {}: {}", a.string(), b.string(),

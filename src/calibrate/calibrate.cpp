@@ -141,6 +141,33 @@ Source held_out(const Source& source, std::int64_t sequences) {
   return other;
 }
 
+Source held_out_of(const std::string& name, const Source& source, std::int64_t sequences) {
+  Source other = source;
+  other.parts = {Part{name}};
+  other.sequences = sequences;
+  other.skip = 0;
+  const auto counts = share_out(source.parts, source.sequences);
+  for (std::size_t i = 0; counts && i < source.parts.size(); ++i)
+    if (source.parts[i].name == name) other.skip = (*counts)[i];
+  return other;
+}
+
+Result<std::tuple<TokenBatch, TokenBatch>> split(const TokenBatch& batch) {
+  if (batch.sequences < 2) {
+    return fail(ErrorCode::bad_input,
+                "held-out text: expected 2 windows of {} tokens beside those of calibration, got {}",
+                batch.tokens, batch.sequences);
+  }
+  std::tuple halves{TokenBatch{0, batch.tokens, {}}, TokenBatch{0, batch.tokens, {}}};
+  for (std::int64_t i = 0; i < batch.sequences; ++i) {
+    TokenBatch& half = i % 2 == 0 ? std::get<0>(halves) : std::get<1>(halves);
+    const auto row = batch.row(i);
+    half.ids.insert(half.ids.end(), row.begin(), row.end());
+    ++half.sequences;
+  }
+  return halves;
+}
+
 Result<TokenBatch> load(const Source& source, const model::Model& model, const io::Tokenizer& tokenizer,
                         const Progress& progress) {
   OPTIQ_CHECK(check_source(source, model.config()));

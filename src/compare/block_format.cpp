@@ -109,41 +109,41 @@ std::uint64_t block_bytes(BlockFormat format, std::uint64_t count) {
   return format == BlockFormat::q4_0 ? 18 * blocks : (count + 1) / 2 + 4 * blocks;
 }
 
-Result<std::uint64_t> simulated_bytes(const model::Model& model, BlockFormat format) {
+Result<std::uint64_t> simulated_bytes(const profile::Sensitivity& sensitivity, BlockFormat format) {
   std::uint64_t bytes = 0;
-  for (const auto& [name, view] : model.checkpoint().tensors()) bytes += view.bytes.size();
-  for (const model::ModuleShape& module : model.modules()) {
+  for (const io::TensorSpec& tensor : sensitivity.fixed) {
+    OPTIQ_TRY(const std::uint64_t own, io::tensor_bytes(tensor));
+    bytes += own;
+  }
+  for (const profile::ModuleSensitivity& module : sensitivity.modules) {
     if (format == BlockFormat::q4_0 && module.in_features % static_cast<std::int64_t>(kQ40Block) != 0) {
       return fail(ErrorCode::bad_input, "{}: Q4_0: expected rows of a multiple of 32, got {}", module.name,
                   module.in_features);
     }
-    OPTIQ_TRY(const io::TensorView view, model.checkpoint().require(module.name + ".weight"));
-    bytes += block_bytes(format, static_cast<std::uint64_t>(view.elements()));
-    bytes -= view.bytes.size();
+    bytes += block_bytes(format, static_cast<std::uint64_t>(module.out_features * module.in_features));
   }
   return bytes;
 }
 
 Status write_simulated(const model::Model& model, BlockFormat format, const fs::path& folder,
                        const Progress& progress) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) {
-    return fail(ErrorCode::out_of_resources, "{}: cannot create the folder: {}", folder.string(),
-                error.message());
-  }
+  OPTIQ_CHECK(make_folder(folder));
   const io::Checkpoint& source = model.checkpoint();
   const std::set<std::string> matrices = matrix_names(model);
   std::vector<io::TensorSpec> specs;
   std::int64_t parameters = 0;
   for (const auto& [name, view] : source.tensors()) {
-    specs.push_back({name, DType::f32, view.shape});
+    specs.push_back({name, is_float_dtype(view.dtype) ? DType::f32 : view.dtype, view.shape});
     parameters += view.elements();
   }
   OPTIQ_TRY(auto writer, io::CheckpointWriter::create(folder, io::layout_shards(specs)));
   std::size_t done = 0;
   for (const auto& [name, view] : source.tensors()) {
     report_progress(progress, "simulating", static_cast<double>(done++), static_cast<double>(specs.size()));
+    if (!is_float_dtype(view.dtype)) {
+      OPTIQ_CHECK(writer.write(name, view.bytes));
+      continue;
+    }
     const std::vector<float> values = values_of(view, matrices.contains(name), format);
     OPTIQ_CHECK(writer.write(name, std::as_bytes(std::span(values))));
   }

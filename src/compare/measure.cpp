@@ -1,17 +1,52 @@
+#include "optiq/evaluate/measure.h"
+
 #include "optiq/base/file.h"
 #include "optiq/compare/compare.h"
-#include "optiq/encode/encode.h"
+#include "optiq/fold/fold.h"
+#include "optiq/profile/importance.h"
 
 namespace optiq::compare {
-Result<evaluate::Quality> measure(const plan::Plan& plan, const model::Model& reference,
-                                  const std::filesystem::path& activations,
-                                  const calibrate::TokenBatch& tokens, const std::filesystem::path& folder,
-                                  const Progress& progress) {
+namespace {
+
+namespace fs = std::filesystem;
+using evaluate::Quality;
+
+Result<std::vector<Quality>> measure_simulated(BlockFormat format, const model::Model& reference,
+                                               std::span<const calibrate::TokenBatch> texts,
+                                               const fs::path& folder, const Progress& progress) {
   const ScratchFolder scratch(folder);
-  OPTIQ_TRY(const auto calibration, encode::read_calibration(activations, plan));
-  OPTIQ_CHECK(encode::encode_checkpoint(reference.checkpoint(), plan, calibration, folder, {}, progress));
-  OPTIQ_TRY(const auto model, model::Model::open(folder));
-  return evaluate::evaluate_text(model, &reference, tokens.ids, {.context = tokens.tokens}, progress);
+  OPTIQ_CHECK(write_simulated(reference, format, folder, progress));
+  return evaluate::measure_folder(folder, reference, texts, progress);
+}
+
+Result<std::vector<Quality>> measure_awq(const plan::Plan& plan, const model::Model& reference,
+                                         const fs::path& activations,
+                                         std::span<const calibrate::TokenBatch> texts, const fs::path& folder,
+                                         const Progress& progress) {
+  const ScratchFolder scratch(fs::path(folder.string() + ".folded"));
+  OPTIQ_TRY(const auto tokens, profile::read_calibration_tokens(activations));
+  fold::Options options;
+  options.folds = {fold::Fold::awq};
+  options.format = plan.modules.front().format;
+  OPTIQ_TRY(const auto folded, fold::fold_for_encoding(reference, tokens, options, scratch.path(), progress));
+  return evaluate::measure_trial({plan, folded.model, folded.activations}, reference, texts, folder,
+                                 progress);
+}
+
+}  // namespace
+
+Result<Quality> measure(const Candidate& candidate, const model::Model& reference,
+                        const fs::path& activations, const calibrate::TokenBatch& tokens,
+                        const fs::path& folder, const Progress& progress) {
+  const std::span texts(&tokens, 1);
+  const auto first = [](std::vector<Quality> qualities) { return std::move(qualities.front()); };
+  if (candidate.simulated)
+    return measure_simulated(*candidate.simulated, reference, texts, folder, progress).map(first);
+  if (candidate.awq)
+    return measure_awq(*candidate.plan, reference, activations, texts, folder, progress).map(first);
+  return evaluate::measure_trial({*candidate.plan, reference, activations}, reference, texts, folder,
+                                 progress)
+      .map(first);
 }
 
 Result<MeanError> paired_difference(std::span<const double> a, std::span<const double> b) {

@@ -1,7 +1,5 @@
 #include "manifest.h"
 
-#include <map>
-
 #include "optiq/fold/fold.h"
 #include "optiq/profile/model_facts.h"
 
@@ -9,19 +7,6 @@ namespace optiq::encode {
 namespace {
 
 constexpr std::string_view kFormat = "optiq-checkpoint";
-
-/// The format of most weights; dense where no module is quantized.
-quant::Format commonest_format(const plan::Plan& plan) {
-  std::map<quant::Format, std::int64_t> weights;
-  for (const plan::PlannedModule& module : plan.modules) {
-    if (!module.format.is_dense()) weights[module.format] += module.out_features * module.in_features;
-  }
-  std::pair<quant::Format, std::int64_t> best{{16, 0}, 0};
-  for (const auto& [format, count] : weights) {
-    if (count > best.second) best = {format, count};
-  }
-  return best.first;
-}
 
 Result<std::uint64_t> read_size(const JsonReader& reader, std::string_view key) {
   OPTIQ_TRY(const std::int64_t bytes, reader.integer(key));
@@ -32,7 +17,7 @@ Result<std::uint64_t> read_size(const JsonReader& reader, std::string_view key) 
 }  // namespace
 
 Json quantization_json(const plan::Plan& plan) {
-  const quant::Format common = commonest_format(plan);
+  const quant::Format common = plan::commonest_format(plan);
   if (common.is_dense()) return nullptr;
   Json json{{"group_size", common.group_size}, {"bits", common.bits}, {"mode", "affine"}};
   for (const plan::PlannedModule& module : plan.modules) {

@@ -4,6 +4,7 @@
 
 #include "optiq/base/file.h"
 #include "optiq/io/checkpoint.h"
+#include "optiq/profile/importance.h"
 #include "optiq/profile/model_facts.h"
 #include "rotation.h"
 #include "scaling.h"
@@ -15,12 +16,6 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kFormat = "optiq-fold";
 constexpr Fold kAll[] = {Fold::r1, Fold::r2, Fold::awq};
-
-std::string join(const std::vector<Fold>& folds) {
-  std::string text;
-  for (const Fold fold : folds) text += (text.empty() ? "" : ",") + std::string(fold_name(fold));
-  return text;
-}
 
 bool has(const std::vector<Fold>& folds, Fold fold) {
   return std::ranges::find(folds, fold) != folds.end();
@@ -41,11 +36,7 @@ Status write_folded(const model::Model& model, const calibrate::TokenBatch& toke
   if (!needs_tokens(options.folds)) return rotate(model, rotations, folder, progress);
   if (!rotates) return scale(model, tokens, options, folder, progress);
   const ScratchFolder between(fs::path(folder.string() + ".rotated"));
-  std::error_code error;
-  fs::create_directories(between.path(), error);
-  if (error)
-    return fail(ErrorCode::out_of_resources, "{}: cannot create the folder: {}", between.path().string(),
-                error.message());
+  OPTIQ_CHECK(make_folder(between.path()));
   OPTIQ_CHECK(rotate(model, rotations, between.path(), progress));
   OPTIQ_CHECK(
       write_file_atomically(between.path() / "config.json", format_json(model.checkpoint().config())));
@@ -65,6 +56,12 @@ std::string_view fold_name(Fold fold) {
       return "awq";
   }
   return "";
+}
+
+std::string folds_name(const std::vector<Fold>& folds) {
+  std::string text;
+  for (const Fold fold : folds) text += (text.empty() ? "" : ",") + std::string(fold_name(fold));
+  return text.empty() ? "none" : text;
 }
 
 Result<std::vector<Fold>> parse_folds(std::string_view text) {
@@ -113,9 +110,21 @@ Status fold_checkpoint(const model::Model& model, const calibrate::TokenBatch& t
                     {"version", profile::kFileVersion},
                     {"source", source.folder().string()},
                     {"source_bytes", source.file_bytes()},
-                    {"folds", join(options.folds)}};
+                    {"folds", folds_name(options.folds)}};
   OPTIQ_CHECK(write_file_atomically(staging.path() / kFoldFile, format_json(record)));
   return staging.commit();
+}
+
+Result<Folded> fold_for_encoding(const model::Model& model, const calibrate::TokenBatch& tokens,
+                                 const Options& options, const fs::path& folder, const Progress& progress) {
+  OPTIQ_CHECK(make_folder(folder));
+  OPTIQ_CHECK(fold_checkpoint(model, tokens, options, folder / "model", progress));
+  OPTIQ_TRY(auto folded, model::Model::open(folder / "model"));
+  OPTIQ_TRY(const auto importance,
+            profile::measure_importance(folded, tokens, kernels::Compute::bf16, progress));
+  fs::path activations = folder / "activations.safetensors";
+  OPTIQ_CHECK(profile::write_importance(activations, importance, tokens));
+  return Folded{std::move(folded), std::move(activations)};
 }
 
 Result<std::optional<Provenance>> read_provenance(const fs::path& folder) {

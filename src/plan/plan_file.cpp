@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <unordered_set>
 
 #include "optiq/base/file.h"
@@ -147,6 +148,18 @@ std::vector<io::TensorSpec> checkpoint_tensors(const Plan& plan) {
   for (const PlannedModule* module : modules) append_tensors(*module, plan.model.dtype, tensors);
   tensors.insert(tensors.end(), plan.fixed.begin(), plan.fixed.end());
   return tensors;
+}
+
+quant::Format commonest_format(const Plan& plan) {
+  std::map<quant::Format, std::int64_t> weights;
+  for (const PlannedModule& module : plan.modules) {
+    if (!module.format.is_dense()) weights[module.format] += module.out_features * module.in_features;
+  }
+  std::pair<quant::Format, std::int64_t> best{{16, 0}, 0};
+  for (const auto& [format, count] : weights) {
+    if (count > best.second) best = {format, count};
+  }
+  return best.first;
 }
 
 std::uint64_t exact_bytes(const Plan& plan) {

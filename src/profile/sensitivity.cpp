@@ -206,6 +206,14 @@ std::size_t Sensitivity::samples() const {
   return modules.front().options.front().projections.size();
 }
 
+calibrate::Source seen_source(const Calibration& calibration, calibrate::Source wanted) {
+  if (wanted.parts != calibration.parts()) return wanted;
+  wanted.sequences = calibration.sequences;
+  wanted.tokens = calibration.tokens;
+  wanted.seed = calibration.seed;
+  return wanted;
+}
+
 Status check_sensitivity(const Sensitivity& sensitivity, const std::string& where) {
   OPTIQ_CHECK(check_model(sensitivity.model, where));
   OPTIQ_CHECK(check_tensors(sensitivity.fixed, where + ": fixed"));

@@ -15,6 +15,7 @@ constexpr std::string_view kStyle = R"(<style>
 .optiq .chosen { fill: #d9480f; stroke: #ffffff; stroke-width: 2; }
 .optiq .bar { fill: #2563c9; }
 .optiq .bar2 { fill: #d9480f; }
+.optiq .whisker { stroke: #14181f; stroke-width: 1.5; }
 .optiq .b2 { fill: #b3261e; } .optiq .b3 { fill: #e0703a; } .optiq .b4 { fill: #f2b866; }
 .optiq .b5 { fill: #d5dfb0; } .optiq .b6 { fill: #84c3b7; } .optiq .b8 { fill: #3a7fb0; }
 .optiq .b16 { fill: #2b3a67; }
@@ -26,6 +27,7 @@ constexpr std::string_view kStyle = R"(<style>
 .optiq .curve { stroke: #6ea8ff; } .optiq .bar { fill: #6ea8ff; } .optiq .bar2 { fill: #ff8a4c; }
 .optiq .dot { fill: #14181f; stroke: #a4adba; }
 .optiq .chosen { fill: #ff8a4c; stroke: #14181f; }
+.optiq .whisker { stroke: #f2f5f9; }
 }
 </style>
 )";

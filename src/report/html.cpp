@@ -110,6 +110,38 @@ std::string measured_table(const std::vector<Quality>& measured) {
   return html_table({"model", "size", "bits per weight", "perplexity", "KL", "top-1 agreement"}, rows);
 }
 
+bool is_compared(const Quality& quality) {
+  return quality.kl_difference.has_value();
+}
+
+std::string difference_table(const std::vector<Quality>& measured) {
+  std::vector<std::vector<std::string>> rows;
+  for (const Quality& quality : measured) {
+    if (!is_compared(quality)) continue;
+    rows.push_back(
+        {escape_markup(quality.name), escape_markup(quality.rival), optional_figure(quality.kl_difference)});
+  }
+  return html_table({"baseline", "ours of its size", "KL, ours - baseline"}, rows);
+}
+
+std::string measured_sections(const std::vector<Quality>& measured) {
+  if (measured.empty()) return "";
+  std::string content = measured_table(measured);
+  if (std::ranges::any_of(measured, [](const Quality& quality) { return quality.kl.has_value(); })) {
+    content += figure(kl_plot(measured),
+                      "Lower is better. Whiskers are one standard error, over windows of the text.");
+  }
+  std::string sections = section("Measured quality", content);
+  if (std::ranges::any_of(measured, is_compared)) {
+    sections += section("At equal bytes", figure(difference_plot(measured),
+                                                 "Left of zero, ours is closer to the reference. Each is "
+                                                 "the mean of the differences in the same windows, whiskers "
+                                                 "are its standard error.") +
+                                              difference_table(measured));
+  }
+  return sections;
+}
+
 std::string baseline_table(const plan::Plan& plan, const plan::Plan& baseline) {
   const auto row = [](std::string name, const plan::Plan& p) {
     return std::vector<std::string>{std::move(name), fmt::format("{}", p.bytes),
@@ -188,7 +220,7 @@ std::string html_report(const ReportInput& input) {
       "<title>optiq report: {}</title>\n{}</head>\n<body>\n<main>\n",
       escape_markup(plan.model.name), kHead);
   page += header(plan);
-  if (!input.measured.empty()) page += section("Measured quality", measured_table(input.measured));
+  page += measured_sections(input.measured);
   if (input.baseline) page += section("Against a uniform plan", baseline_table(plan, *input.baseline));
   if (!input.frontier.empty()) {
     page += section("Size and predicted quality",

@@ -31,6 +31,15 @@ class ProfileAndPlan(CliTest):
                                    "half_split_spearman": float, "seconds": float})
         self.assertEqual((found["modules"], found["sequences"], found["tokens"]), (15, 4, 32))
 
+    def test_fold(self):
+        found = self.succeed("fold", self.model, "folded", "--calibration", self.text, *CALIBRATION, "--format", "4x32")
+        self.assertEqual(found["folds"], "awq")
+        same = self.succeed("eval", "folded", "--reference", self.model, "--text", self.text, "--context", "32")
+        self.assertLess(same["kl_mean"], 0.01)
+        before, after = self.succeed("info", self.model), self.succeed("info", "folded")
+        self.assertEqual(after["modules"], before["modules"])
+        self.refuse(3, "refusing", "fold", self.model, self.model, "--fold", "r2")
+
     def test_a_mixture_is_recorded(self):
         self.succeed("profile", self.model, "-o", "s.json", "--calibration", "self:3", "--calibration",
                      f"{self.text}:1", *CALIBRATION)
@@ -281,6 +290,27 @@ class Quantize(CliTest):
         self.assertGreater(first["bytes"], 32000)
         self.assertEqual(weight_file_bytes(self.folder / "out"), second["bytes"])
 
+    def test_foldings(self):
+        self.refuse(3, "embeddings are tied", "quantize", self.model, "out", "--bpw", "6", "--fold", "r1",
+                    "--calibration", self.text, *CALIBRATION)
+        self.refuse(2, "r3", "quantize", self.model, "out", "--bpw", "6", "--fold", "r3", *CALIBRATION)
+        for folds, kept in (("awq,r2", {"r2,awq"}), ("auto", {"none", "r2", "awq", "r2,awq"})):
+            with self.subTest(folds=folds):
+                found = self.quantize("--bpw", "6", "--fold", folds, "--effort", "fast")
+                self.assertIn(found["folds"]["kept"], kept)
+                self.assertEqual(self.succeed("verify", "out")["bytes"], found["bytes"])
+                manifest = json.loads((self.folder / "out/optiq.json").read_text())
+                self.assertEqual(manifest["source"], str(self.model))
+                self.assertEqual(manifest.get("folds", "none"), found["folds"]["kept"])
+        self.assertEqual(len(found["folds"]["trials"]), 3, "none, r2 and awq")
+
+    def test_only_formats_that_were_asked_for(self):
+        profile = self.profile(out="s.json")
+        self.quantize("--bpw", "8", "--sensitivity", profile, "--bits", "4", "--groups", "32")
+        self.assertEqual({(m["bits"], m["group_size"]) for m in self.succeed("info", "out")["modules"]}, {(4, 32)})
+        self.quantize("--bpw", "8", "--sensitivity", profile, "--max-bits", "3")
+        self.assertLessEqual({m["bits"] for m in self.succeed("info", "out")["modules"]}, {2, 3})
+
     def test_fast_enough(self):
         latency = write_latency(self.folder / "latency.json", self.profile(out="s.json"))
         found = self.quantize("--bpw", "6", "--sensitivity", "s.json", "--latency", latency, "--tokens-per-second", "9")
@@ -307,7 +337,7 @@ class Compare(CliTest):
         found = self.succeed("compare", self.model, "--bpw", "6", "--sensitivity", profile, "--calibration", self.text,
                              *CALIBRATION, "--eval-sequences", "4", "-o", "compared.html")
         self.assertEqual([row["name"] for row in found["baselines"]],
-                         ["uniform rtn", "uniform gptq", "mixed_3_6 rtn", "mixed_4_6 rtn"])
+                         ["uniform rtn", "uniform awq", "uniform gptq", "mixed_3_6 rtn", "mixed_4_6 rtn", "NF4", "Q4_0"])
         ours = {row["name"]: row for row in found["ours"]}
         self.assertLessEqual(found["ours"][0]["bytes"] * 8, 6 * PARAMETERS)
         for row in found["baselines"]:
@@ -316,7 +346,9 @@ class Compare(CliTest):
             rival = ours[row["rival"]]
             self.assertLessEqual(rival["bytes"], row["bytes"])
             self.assertAlmostEqual(row["kl_difference"], rival["kl_mean"] - row["kl_mean"], delta=1e-9)
-        self.assertIn("mixed_3_6", (self.folder / "compared.html").read_text())
+        report = (self.folder / "compared.html").read_text()
+        self.assertIn("mixed_3_6", report)
+        self.assertIn("At equal bytes", report)
         self.assertEqual(sorted(path.name for path in self.folder.iterdir()),
                          ["compared.html", "model", "sensitivity.importance.safetensors", "sensitivity.json",
                           "text.txt"])

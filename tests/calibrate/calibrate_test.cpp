@@ -332,6 +332,31 @@ TEST_F(Calibrate, HeldOutWindowsAreNoneOfThoseThatWereTaken) {
   EXPECT_TRUE(test::contains(none.error().message, "a.txt")) << none.error().message;
 }
 
+TEST_F(Calibrate, TextOfAPartOfTheSourceIsHeldOutToo) {
+  const std::string text = counting(400);
+  const Tokens stream = tokenizer("byte_bpe").encode(text, false).value();
+  const std::string name = file("a.txt", text).string();
+  const Source mixture{.parts = {Part{name, 3}, Part{"self", 1}}, .sequences = 8, .tokens = 16, .seed = 5};
+  Source own = mixture;
+  own.parts = {Part{name}};
+  own.sequences = 6;  // its share
+  const auto taken = places(load(own, model_, tokenizer("byte_bpe"), nullptr).value(), stream);
+  const Source other = held_out_of(name, mixture, 9);
+  const auto rest = places(load(other, model_, tokenizer("byte_bpe"), nullptr).value(), stream);
+  EXPECT_EQ(rest.size(), 9u);
+  for (const std::size_t place : rest) EXPECT_EQ(std::ranges::find(taken, place), taken.end());
+  EXPECT_EQ(held_out_of("b.txt", mixture, 9).skip, 0);
+}
+
+TEST(Split, GivesRowsByTurns) {
+  const TokenBatch batch{3, 2, {1, 2, 3, 4, 5, 6}};
+  const auto halves = split(batch).value();
+  EXPECT_EQ(std::get<0>(halves).ids, (std::vector<std::int32_t>{1, 2, 5, 6}));
+  EXPECT_EQ(std::get<1>(halves).ids, (std::vector<std::int32_t>{3, 4}));
+  EXPECT_EQ(std::get<1>(halves).sequences, 1);
+  EXPECT_FALSE(split(TokenBatch{1, 2, {1, 2}}));
+}
+
 TEST_F(Calibrate, HeldOutTextOfParquetIsChosenFromTheSameTokens) {
   std::set<Tokens> seen;
   const Source source{.parts = {Part{parquet_golden("text_plain.parquet")}}, .sequences = 2, .tokens = 8};

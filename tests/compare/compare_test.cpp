@@ -24,19 +24,25 @@ TEST(MakeField, GivesEachBaselineARivalOfNoMoreBytes) {
   const auto uniform = plan::uniform_plan(all, {4, 64}).value();
   const auto field = make_field(all, plan::size_budget(uniform.bytes), {});
   ASSERT_TRUE(field) << field.error().message;
-  ASSERT_EQ(field->baselines.size(), 4U);
-  EXPECT_EQ(field->baselines[0].candidate.plan.bytes, uniform.bytes);
+  ASSERT_EQ(field->baselines.size(), 7U);
+  EXPECT_EQ(field->baselines[0].candidate.bytes, uniform.bytes);
   EXPECT_EQ(field->baselines[0].rival, 0U);
   for (const Baseline& baseline : field->baselines) {
     SCOPED_TRACE(baseline.candidate.name);
-    EXPECT_LE(field->ours.at(baseline.rival).plan.bytes, baseline.candidate.plan.bytes);
+    EXPECT_LE(field->ours.at(baseline.rival).bytes, baseline.candidate.bytes);
+    if (!baseline.candidate.plan) continue;
     double ours = 0, theirs = 0;
-    for (const auto& module : field->ours[baseline.rival].plan.modules) ours += module.cost;
-    for (const auto& module : baseline.candidate.plan.modules) theirs += module.cost;
+    for (const auto& module : field->ours[baseline.rival].plan->modules) ours += module.cost;
+    for (const auto& module : baseline.candidate.plan->modules) theirs += module.cost;
     EXPECT_LE(ours, theirs * (1 + 1e-9));
   }
-  EXPECT_EQ(field->baselines[0].candidate.plan.modules[0].encoder, quant::Encoder::rtn);
-  EXPECT_EQ(field->baselines[1].candidate.plan.modules[0].encoder, quant::Encoder::gptq);
+  const auto encoder = [&](std::size_t i) { return field->baselines[i].candidate.plan->modules[0].encoder; };
+  EXPECT_EQ(encoder(0), quant::Encoder::rtn);
+  EXPECT_TRUE(field->baselines[1].candidate.awq);
+  EXPECT_EQ(encoder(2), quant::Encoder::gptq);
+  EXPECT_EQ(field->baselines[5].candidate.simulated, BlockFormat::nf4);
+  EXPECT_EQ(field->baselines[6].candidate.simulated, BlockFormat::q4_0);
+  EXPECT_EQ(field->baselines[6].candidate.bytes, simulated_bytes(all, BlockFormat::q4_0).value());
 }
 
 }  // namespace

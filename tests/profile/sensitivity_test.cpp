@@ -145,5 +145,17 @@ TEST(SensitivityFile, IsNotWrittenWhereItIsWrong) {
   EXPECT_FALSE(std::filesystem::exists(folder.path() / "s.json"));
 }
 
+TEST(SeenSource, IsTheProfilesOwnWhereItsPartsAreWanted) {
+  const Calibration calibration{.source = "a.txt", .sequences = 40, .tokens = 64, .seed = 3};
+  const calibrate::Source wanted{.parts = {{"a.txt"}}, .sequences = 8, .tokens = 32, .seed = 1};
+  const auto seen = seen_source(calibration, wanted);
+  EXPECT_EQ(seen.sequences, 40);
+  EXPECT_EQ(seen.tokens, 64);
+  EXPECT_EQ(seen.seed, 3u);
+  calibrate::Source other = wanted;
+  other.parts = {{"b.txt"}};
+  EXPECT_EQ(seen_source(calibration, other).sequences, 8);
+}
+
 }  // namespace
 }  // namespace optiq::profile

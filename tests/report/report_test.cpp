@@ -52,8 +52,16 @@ ReportInput example(std::string_view name) {
   input.uniform = plan::uniform_points(sensitivity).value();
   input.baseline = plan::uniform_plan_at_least(sensitivity, input.plan.bytes).value();
   input.measured = {
-      {"reference", 2000000, 16, MeanError{20.5, 0.25}, std::nullopt, std::nullopt},
-      {std::string(name), 600000, 5, MeanError{21.25, 0.25}, MeanError{0.0123, 0.0004}, std::nullopt}};
+      {"reference", 2000000, 16, MeanError{20.5, 0.25}, std::nullopt, std::nullopt, false, {}, {}},
+      {std::string(name),
+       600000,
+       5,
+       MeanError{21.25, 0.25},
+       MeanError{0.0123, 0.0004},
+       std::nullopt,
+       false,
+       {},
+       {}}};
   return input;
 }
 
@@ -126,6 +134,30 @@ TEST(HtmlReport, HoldsTheNumbersAndNothingFromElsewhere) {
     EXPECT_TRUE(test::contains(page, expected));
   for (const char* foreign : {"<script", "src=", "href=", "url(", "@import"})
     EXPECT_EQ(page.find(foreign), std::string::npos) << foreign;
+}
+
+TEST(HtmlReport, ShowsDivergenceAndPairedDifferencesWithTheirErrors) {
+  ReportInput input = example("tiny");
+  EXPECT_EQ(html_report(input).find("At equal bytes"), std::string::npos);
+  input.measured[1].is_ours = true;
+  Quality baseline = input.measured[1];
+  baseline.name = "uniform <4x64>";
+  baseline.is_ours = false;
+  baseline.kl = MeanError{0.02, 0.0006};
+  baseline.kl_difference = MeanError{-0.0077, 0.00031};
+  baseline.rival = "tiny";
+  input.measured.push_back(baseline);
+  const std::string page = html_report(input);
+  EXPECT_EQ(xml_error(page), "");
+  for (const char* expected :
+       {"At equal bytes", "-0.00770 ± 0.00031", "0.02000 ± 0.00060", "uniform &lt;4x64&gt;"})
+    EXPECT_TRUE(test::contains(page, expected));
+  EXPECT_EQ(count(kl_plot(input.measured), "class=\"whisker\""), 2u * 3);  // the reference has no KL
+  EXPECT_EQ(count(kl_plot(input.measured), "class=\"bar2\""), 1u);
+  EXPECT_EQ(count(difference_plot(input.measured), "class=\"whisker\""), 3u);
+  EXPECT_EQ(xml_error(difference_plot({})), "");
+  input.measured[1].kl = MeanError{std::numeric_limits<double>::quiet_NaN(), 0};
+  EXPECT_EQ(kl_plot(input.measured).find("nan"), std::string::npos);
 }
 
 TEST(HtmlReport, EscapesNamesFromFiles) {

@@ -62,6 +62,9 @@ class FileWriter {
   std::filesystem::path path_;
 };
 
+/// Makes the folder and those above it where they are missing; out_of_resources where that fails.
+Status make_folder(const std::filesystem::path& folder);
+
 /// A place for a folder that nobody needs later: what lies there is removed at the beginning (a killed run
 /// may have left it) and at the end. Makes no folder itself.
 class ScratchFolder {

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "optiq/base/progress.h"
@@ -30,6 +31,10 @@ struct Source {
 /// at most 15 times as many are left.
 Source held_out(const Source& source, std::int64_t sequences);
 
+/// `sequences` rows of one file (or "self") that share no window with those of `source`, where that has the
+/// file among its parts. (Not of a Parquet file in a mixture: there they may.)
+Source held_out_of(const std::string& name, const Source& source, std::int64_t sequences);
+
 /// `sequences` rows of exactly `tokens` ids.
 struct TokenBatch {
   std::int64_t sequences = 0;
@@ -42,6 +47,10 @@ struct TokenBatch {
   /// `count` rows from `index` on as i32 [count, tokens].
   [[nodiscard]] model::mx::array array(std::int64_t index, std::int64_t count = 1) const;
 };
+
+/// The rows in two batches, by turns; the first has one more where they are odd. bad_input for fewer than
+/// two.
+Result<std::tuple<TokenBatch, TokenBatch>> split(const TokenBatch& batch);
 
 /// Reads or samples the sequences. One file that is too short for them gives as many as it holds, at least
 /// one; in a mixture it is bad_input, since the shares would be others. bad_input for an empty file, and a

@@ -9,6 +9,7 @@
 
 #include "optiq/base/progress.h"
 #include "optiq/model/model.h"
+#include "optiq/profile/sensitivity.h"
 
 namespace optiq::compare {
 
@@ -35,7 +36,7 @@ std::uint64_t block_bytes(BlockFormat format, std::uint64_t count);
 
 /// Bytes of the model with all its matrices, embeddings and head too, in the format, and all other tensors as
 /// they are. Headers are not counted. bad_input where a row is no multiple of the block (q4_0).
-Result<std::uint64_t> simulated_bytes(const model::Model& model, BlockFormat format);
+Result<std::uint64_t> simulated_bytes(const profile::Sensitivity& sensitivity, BlockFormat format);
 
 /// Writes the model that such a file gives back into `folder` (missing; it is made): a full-precision
 /// checkpoint in f32, exact.

@@ -32,6 +32,8 @@ enum class Fold {
   awq,
 };
 std::string_view fold_name(Fold fold);
+/// "r1,awq", or "none".
+std::string folds_name(const std::vector<Fold>& folds);
 
 /// "awq,r2", "none"; each at most once. In the order in which they are applied. usage for another name.
 Result<std::vector<Fold>> parse_folds(std::string_view text);
@@ -65,6 +67,17 @@ inline constexpr std::string_view kFoldFile = "optiq-fold.json";
 /// written.
 Status fold_checkpoint(const model::Model& model, const calibrate::TokenBatch& tokens, const Options& options,
                        const std::filesystem::path& out, const Progress& progress);
+
+/// A folded model, and the file of activation statistics (profile::write_importance) of its own inputs on
+/// `tokens`.
+struct Folded {
+  model::Model model;
+  std::filesystem::path activations;
+};
+/// Both in `folder`, which is made. Cost: fold_checkpoint and a forward pass over the tokens.
+Result<Folded> fold_for_encoding(const model::Model& model, const calibrate::TokenBatch& tokens,
+                                 const Options& options, const std::filesystem::path& folder,
+                                 const Progress& progress);
 
 /// What a folder that fold_checkpoint wrote was made of.
 struct Provenance {

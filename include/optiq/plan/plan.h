@@ -69,6 +69,9 @@ struct Plan {
 /// the model's dtype where it is dense; then the fixed ones.
 std::vector<io::TensorSpec> checkpoint_tensors(const Plan& plan);
 
+/// The format of most weights that are quantized; dense where no module is.
+quant::Format commonest_format(const Plan& plan);
+
 /// Bytes of all safetensors files of the checkpoint, headers included, as io::layout_shards lays them.
 std::uint64_t exact_bytes(const Plan& plan);
 

@@ -10,6 +10,7 @@
 
 #include "optiq/base/json.h"
 #include "optiq/base/result.h"
+#include "optiq/calibrate/calibrate.h"
 #include "optiq/calibrate/mixture.h"
 #include "optiq/io/safetensors.h"
 #include "optiq/profile/model_facts.h"
@@ -41,6 +42,10 @@ struct Calibration {
 
   friend bool operator==(const Calibration&, const Calibration&) = default;
 };
+
+/// What the profile has seen of `wanted`: where its parts are the profile's, the profile's own choice of
+/// windows; else `wanted` itself.
+calibrate::Source seen_source(const Calibration& calibration, calibrate::Source wanted);
 
 /// One module at one quantized format.
 struct FormatCost {

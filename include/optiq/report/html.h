@@ -9,18 +9,9 @@
 #include "optiq/base/statistics.h"
 #include "optiq/plan/planner.h"
 #include "optiq/profile/sensitivity.h"
+#include "optiq/report/quality.h"
 
 namespace optiq::report {
-
-/// What evaluation measured of one model, each with its standard error.
-struct Quality {
-  std::string name;  ///< "optiq", "uniform 4x64", "reference"
-  std::uint64_t bytes = 0;
-  double bits_per_weight = 0;
-  std::optional<MeanError> perplexity;
-  std::optional<MeanError> kl;              ///< to the reference, nats a token
-  std::optional<MeanError> top1_agreement;  ///< with the reference, 0 to 1
-};
 
 struct ReportInput {
   plan::Plan plan;

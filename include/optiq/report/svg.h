@@ -8,6 +8,7 @@
 
 #include "optiq/plan/planner.h"
 #include "optiq/profile/sensitivity.h"
+#include "optiq/report/quality.h"
 
 namespace optiq::report {
 
@@ -23,5 +24,13 @@ std::string bits_map(const plan::Plan& plan);
 /// Σ cost of each layer's modules at `format` as bars; embeddings and head as bars of their own. Modules
 /// that were not measured at it count nothing.
 std::string sensitivity_plot(const profile::Sensitivity& sensitivity, quant::Format format);
+
+/// KL to the reference of every model that has one, as bars with their standard errors; ours in another
+/// colour.
+std::string kl_plot(const std::vector<Quality>& measured);
+
+/// KL of ours minus the baseline's, of every baseline that has one, with its standard error: left of zero,
+/// ours is closer to the reference.
+std::string difference_plot(const std::vector<Quality>& measured);
 
 }  // namespace optiq::report
