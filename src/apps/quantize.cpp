@@ -6,6 +6,7 @@
 #include "optiq/tune/distill.h"
 #include "optiq/tune/effort.h"
 #include "optiq/tune/refine.h"
+#include "optiq/tune/round.h"
 #include "quality_json.h"
 #include "quality_options.h"
 #include "quality_table.h"
@@ -17,6 +18,7 @@ namespace fs = std::filesystem;
 
 struct Arguments {
   std::string model, out, effort = "balanced";
+  int learned_bits = 0;
   QualityArguments quality;
   ProfileArguments profile;
   PlanArguments plan;
@@ -57,8 +59,13 @@ Result<tune::RefineResult> carry_out(const Arguments& args, const tune::Recipe& 
   OPTIQ_TRY(auto result,
             tune::refine(model, sensitivity, budget, rules, activations, std::move(guards), held_out,
                          args.out, {.rounds = recipe.refine_rounds}, console.progress()));
+  if (recipe.learned_bits == 0 && recipe.distill_epochs == 0) return result;
+  OPTIQ_TRY(const auto tokens, profile::read_calibration_tokens(activations));
+  if (recipe.learned_bits > 0) {
+    OPTIQ_CHECK(tune::learn_rounding(args.out, model, tokens, {.most_bits = recipe.learned_bits},
+                                     console.progress()));
+  }
   if (recipe.distill_epochs > 0) {
-    OPTIQ_TRY(const auto tokens, profile::read_calibration_tokens(activations));
     OPTIQ_CHECK(
         tune::distill(args.out, model, tokens, {.epochs = recipe.distill_epochs}, console.progress()));
   }
@@ -132,10 +139,13 @@ void add_quantize(VerbTable& verbs) {
   verb->add_option("out", args->out, "Folder to write")->required();
   add_quality_options(verb, args->quality);
   verb->add_option("--effort", args->effort,
-                   "fast, balanced (gptq, the plan corrected by what it costs) or best (scales and biases "
-                   "trained too)")
+                   "fast, balanced (gptq, the plan corrected by what it costs) or best (rounding, scales and "
+                   "biases trained too)")
       ->check(CLI::IsMember({"fast", "balanced", "best"}))
       ->capture_default_str();
+  verb->add_option("--learned-bits", args->learned_bits,
+                   "Learn the rounding of modules of at most so many bits, 0 for none (best: 3, otherwise 0)")
+      ->check(CLI::Range(0, 8));
   add_profile_options(verb, args->profile);
   add_plan_options(verb, args->plan, false);
   verbs.on_chosen(verb, [args, verb](Console& console) -> Status {
@@ -143,6 +153,7 @@ void add_quantize(VerbTable& verbs) {
     tune::Recipe recipe = tune::recipe_of(effort);
     // What was asked for by name counts more than the recipe.
     if (verb->count("--encoder") == 0) args->profile.encoder = quant::encoder_name(recipe.encoder);
+    if (verb->count("--learned-bits") > 0) recipe.learned_bits = args->learned_bits;
     if (verb->count("--sequences") == 0) args->profile.source.sequences = recipe.sequences;
     OPTIQ_TRY(recipe.encoder, quant::parse_encoder(args->profile.encoder));
     recipe.sequences = args->profile.source.sequences;
