@@ -126,7 +126,7 @@ class Scaling {
       OPTIQ_CHECK(rewriter_.write_stage(layer, block.changes()));
       return profile::Replacements{};
     };
-    OPTIQ_CHECK(profile::walk_grams(model_, tokens, kernels::Compute::bf16, visit, progress));
+    OPTIQ_CHECK(profile::walk_grams(model_, tokens, {.compute = kernels::Compute::bf16}, visit, progress));
     return rewriter_.finish();
   }
 
