@@ -16,9 +16,9 @@ namespace optiq::tune {
 
 struct RoundOptions {
   int most_bits = 3;                 ///< modules of more bits stay
-  std::int64_t steps = 100;          ///< of each block
+  std::int64_t steps = 25;           ///< of each block
   std::int64_t batch_sequences = 4;  ///< of one step
-  double offset_rate = 0.01;         ///< levels that one step moves an offset by; falls linearly to zero
+  double offset_rate = 0.02;         ///< levels that one step moves an offset by; falls linearly to zero
   double range_rate = 0.005;         ///< likewise for the ends of a group's range, by its width
   std::int64_t held_out_sequences =
       8;                           ///< of the calibration set, never trained on: they decide what is kept
