@@ -2,11 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "optiq/encode/encode.h"
 #include "src/tune/block_rounding.h"
 #include "support/arrays.h"
 #include "support/contains.h"
 #include "support/golden_plan.h"
+#include "support/model_folder.h"
 #include "support/random_batch.h"
 #include "support/seed.h"
 #include "support/temporary_folder.h"
@@ -77,7 +80,7 @@ TEST_P(Round, LowersTheErrorOfEveryBlockAndKeepsTheFormat) {
   EXPECT_EQ(contents(folder_.path() / "copy"), after);
 }
 INSTANTIATE_TEST_SUITE_P(Starts, Round, testing::Values(quant::Encoder::rtn, quant::Encoder::gptq),
-                         [](const auto& info) { return std::string(quant::encoder_name(info.param)); });
+                         [](const auto& start) { return std::string(quant::encoder_name(start.param)); });
 
 using RoundOnce = Round;
 
