@@ -8,6 +8,7 @@
 #include "optiq/tune/distill.h"
 #include "optiq/tune/effort.h"
 #include "optiq/tune/refine.h"
+#include "optiq/tune/round.h"
 #include "quality_json.h"
 #include "quality_options.h"
 #include "quality_table.h"
@@ -19,6 +20,7 @@ namespace fs = std::filesystem;
 
 struct Arguments {
   std::string model, out, effort = "balanced", folds = "none";
+  int learned_bits = 0;
   QualityArguments quality;
   ProfileArguments profile;
   PlanArguments plan;
@@ -91,8 +93,13 @@ Result<tune::RefineResult> carry_out_from(const Job& job, const model::Model& so
   OPTIQ_TRY(auto result, tune::refine(source, job.sensitivity, job.budget, job.rules, activations,
                                       std::move(guards), job.texts.chosen, job.args.out,
                                       {.rounds = job.recipe.refine_rounds}, job.console.progress()));
+  if (job.recipe.learned_bits == 0 && job.recipe.distill_epochs == 0) return result;
+  OPTIQ_TRY(const auto tokens, profile::read_calibration_tokens(activations));
+  if (job.recipe.learned_bits > 0) {
+    OPTIQ_CHECK(tune::learn_rounding(job.args.out, source, tokens, {.most_bits = job.recipe.learned_bits},
+                                     job.console.progress()));
+  }
   if (job.recipe.distill_epochs > 0) {
-    OPTIQ_TRY(const auto tokens, profile::read_calibration_tokens(activations));
     OPTIQ_CHECK(tune::distill(job.args.out, source, tokens, {.epochs = job.recipe.distill_epochs},
                               job.console.progress()));
   }
@@ -225,13 +232,16 @@ void add_quantize(VerbTable& verbs) {
   verb->add_option("out", args->out, "Folder to write")->required();
   add_quality_options(verb, args->quality);
   verb->add_option("--effort", args->effort,
-                   "fast, balanced (gptq, the plan corrected by what it costs) or best (scales and biases "
-                   "trained too)")
+                   "fast, balanced (gptq, the plan corrected by what it costs) or best (rounding, scales and "
+                   "biases trained too)")
       ->check(CLI::IsMember({"fast", "balanced", "best"}))
       ->capture_default_str();
   verb->add_option("--fold", args->folds,
                    "Before encoding: none, some of r1, r2, awq, or auto (each tried, kept where KL falls)")
       ->capture_default_str();
+  verb->add_option("--learned-bits", args->learned_bits,
+                   "Learn the rounding of modules of at most so many bits, 0 for none (best: 3, otherwise 0)")
+      ->check(CLI::Range(0, 8));
   add_profile_options(verb, args->profile);
   add_plan_options(verb, args->plan, false);
   verbs.on_chosen(verb, [args, verb](Console& console) -> Status {
@@ -239,6 +249,7 @@ void add_quantize(VerbTable& verbs) {
     tune::Recipe recipe = tune::recipe_of(effort);
     // What was asked for by name counts more than the recipe.
     if (verb->count("--encoder") == 0) args->profile.encoder = quant::encoder_name(recipe.encoder);
+    if (verb->count("--learned-bits") > 0) recipe.learned_bits = args->learned_bits;
     if (verb->count("--sequences") == 0) args->profile.source.sequences = recipe.sequences;
     OPTIQ_TRY(recipe.encoder, quant::parse_encoder(args->profile.encoder));
     recipe.sequences = args->profile.source.sequences;

@@ -39,6 +39,7 @@ void add_verify(VerbTable& verbs);
 void add_quantize(VerbTable& verbs);
 void add_compare(VerbTable& verbs);
 void add_distill(VerbTable& verbs);
+void add_round(VerbTable& verbs);
 void add_eval(VerbTable& verbs);
 void add_calibration_report(VerbTable& verbs);
 void add_run(VerbTable& verbs);

@@ -10,8 +10,7 @@
 #include "gptq.h"
 #include "group.h"
 #include "optiq/base/threads.h"
-#include "optiq/quant/packing.h"
-#include "stored.h"
+#include "store_row.h"
 
 namespace optiq::quant {
 namespace {
@@ -57,35 +56,10 @@ Status check_importance(std::span<const float> importance, std::int64_t in_featu
   return {};
 }
 
-QuantizedMatrix allocate(const MatrixView& matrix, Format format, DType scales_dtype) {
-  QuantizedMatrix result{matrix.out_features, matrix.in_features, format, scales_dtype, {}, {}, {}};
-  const auto rows = static_cast<std::size_t>(matrix.out_features);
-  const std::size_t affine_bytes =
-      rows * static_cast<std::size_t>(matrix.in_features / format.group_size) * dtype_bytes(scales_dtype);
-  result.weight.resize(rows * static_cast<std::size_t>(packed_row_words(matrix.in_features, format.bits)));
-  result.scales.resize(affine_bytes);
-  result.biases.resize(affine_bytes);
-  return result;
-}
-
 void lower_to(std::atomic<std::size_t>& smallest, std::size_t value) {
   std::size_t current = smallest.load();
   while (value < current && !smallest.compare_exchange_weak(current, value)) {
   }
-}
-
-/// False where a scale or bias is not finite.
-bool store_row(QuantizedMatrix& result, std::size_t row, std::span<const std::uint8_t> q,
-               std::span<const Affine> affine) {
-  for (std::size_t g = 0; g < affine.size(); ++g) {
-    if (!std::isfinite(affine[g].scale) || !std::isfinite(affine[g].bias)) return false;
-    const std::size_t offset = (row * affine.size() + g) * dtype_bytes(result.dtype);
-    store_float(affine[g].scale, result.dtype, result.scales.data() + offset);
-    store_float(affine[g].bias, result.dtype, result.biases.data() + offset);
-  }
-  const auto words = static_cast<std::size_t>(packed_row_words(result.in_features, result.format.bits));
-  pack_row(q, result.format.bits, std::span(result.weight).subspan(row * words, words));
-  return true;
 }
 
 /// Encodes rows one after another; one for each task of the pool.
@@ -216,7 +190,7 @@ Result<QuantizedMatrix> encode(Encoder encoder, const MatrixView& matrix, Format
                                const Inputs& inputs, std::string_view tensor) {
   OPTIQ_CHECK(check_matrix(matrix, format, scales_dtype, tensor));
   OPTIQ_CHECK(check_importance(inputs.importance, matrix.in_features, tensor));
-  QuantizedMatrix result = allocate(matrix, format, scales_dtype);
+  QuantizedMatrix result = empty_matrix(matrix.out_features, matrix.in_features, format, scales_dtype);
   const bool compensating = encoder == Encoder::gptq && inputs.gram != nullptr;
   if (compensating && inputs.gram->in_features() != matrix.in_features) {
     return fail(ErrorCode::bad_input, "{}: expected second moments of {} inputs, got {}", tensor,

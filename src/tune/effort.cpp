@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "optiq/base/threads.h"
+#include "optiq/tune/round.h"
 
 namespace optiq::tune {
 namespace {
@@ -54,11 +55,11 @@ Result<Effort> parse_effort(std::string_view name) {
 Recipe recipe_of(Effort effort) {
   switch (effort) {
     case Effort::fast:
-      return {quant::Encoder::range, 32, 0, 0};
+      return {quant::Encoder::range, 32, 0, 0, 0};
     case Effort::balanced:
-      return {quant::Encoder::gptq, 128, 1, 0};
+      return {quant::Encoder::gptq, 128, 1, 0, 0};
     case Effort::best:
-      return {quant::Encoder::gptq, 128, 3, 2};
+      return {quant::Encoder::gptq, 128, 3, 3, 2};
   }
   return {};
 }
@@ -82,10 +83,13 @@ Result<double> estimate_seconds(const model::Model& model, const Recipe& recipe,
                          sequences * (forward * (1 + 3 * draws) + projections);
   const double plans = (1 + recipe.refine_rounds + 1) *
                        (encoding + (compensates ? 1.5 * inputs : 0.0) + 5 * kHeldOutSequences * forward);
+  const RoundOptions rounding;
+  const double steps = static_cast<double>(rounding.steps * rounding.batch_sequences);
+  const double learning = recipe.learned_bits > 0 ? (3 * steps + 3 * sequences) * forward : 0.0;
   const double distillation =
       static_cast<double>(recipe.distill_epochs) * sequences * 4 * forward +
       (recipe.distill_epochs > 0 ? (sequences + kChecks * kHeldOutSequences / 2) * forward : 0.0);
-  return profile + plans + distillation;
+  return profile + plans + learning + distillation;
 }
 
 }  // namespace optiq::tune

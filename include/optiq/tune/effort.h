@@ -11,7 +11,7 @@ namespace optiq::tune {
 enum class Effort {
   fast,      ///< range search, a quarter of the calibration set, one plan
   balanced,  ///< gptq, the plan corrected once by what it really costs
-  best,      ///< gptq, corrected while it helps; then scales and biases distilled
+  best,  ///< gptq, corrected while it helps; then rounding learned at few bits, scales and biases distilled
 };
 /// usage error for a name that is none of them.
 Result<Effort> parse_effort(std::string_view name);
@@ -20,6 +20,7 @@ struct Recipe {
   quant::Encoder encoder = quant::Encoder::gptq;
   std::int64_t sequences = 128;  ///< of calibration
   int refine_rounds = 0;         ///< RefineOptions::rounds
+  int learned_bits = 0;          ///< RoundOptions::most_bits; 0: no rounding is learned
   std::int64_t distill_epochs = 0;
 };
 Recipe recipe_of(Effort effort);
