@@ -55,13 +55,15 @@ Json config_json(const Json& source_config, const plan::Plan& plan) {
 }
 
 Json manifest_to_json(const Manifest& manifest) {
+  plan::Plan plan = manifest.plan;
+  plan.seconds = 0;  // planned again, it shall be the same file
   return {{"format", kFormat},
           {"version", profile::kFileVersion},
           {"optiq_version", OPTIQ_VERSION},
           {"source", manifest.source.string()},
           {"source_bytes", manifest.source_bytes},
           {"shard_limit_bytes", manifest.shard_limit_bytes},
-          {"plan", plan::plan_to_json(manifest.plan)}};
+          {"plan", plan::plan_to_json(plan)}};
 }
 
 Result<Manifest> read_manifest(const std::filesystem::path& path) {

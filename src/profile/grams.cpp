@@ -1,123 +1,89 @@
 #include "optiq/profile/grams.h"
 
+#include <algorithm>
+
+#include "gram_sums.h"
+#include "walk.h"
+
 namespace optiq::profile {
 namespace {
 
 namespace mx = model::mx;
 
-/// One stage's inputs while they are summed over sequences.
-class GramSums {
+class GramWalk {
  public:
-  /// To be given as a pass's tap; modules that read the same array share a sum.
-  void add(const std::string& module, const mx::array& input) {
-    const auto [known, is_new] = input_of_.try_emplace(module, module);
-    if (is_new && input.id() == last_input_) known->second = input_of_.at(last_module_);
-    last_input_ = input.id();
-    last_module_ = module;
-    if (known->second != module) return;
-    const mx::array gram = kernels::gram(input);
-    const auto [place, first] = sums_.try_emplace(module, gram);
-    if (!first) place->second = place->second + gram;
-  }
+  GramWalk(const WalkSetting& setting, Walk walk, const GramVisitor& visitor, const Progress& progress)
+      : setting_(setting), walk_(std::move(walk)), visitor_(visitor), progress_(progress) {}
 
-  [[nodiscard]] std::vector<mx::array> arrays() const {
-    std::vector<mx::array> result;
-    for (const auto& [module, sum] : sums_) result.push_back(sum);
-    return result;
-  }
-
-  /// The means over `tokens` tokens.
-  [[nodiscard]] Result<Grams> means(std::int64_t tokens) const {
-    Grams grams;
-    for (const auto& [module, sum] : sums_) {
-      std::vector<float> moments(sum.data<float>(), sum.data<float>() + sum.size());
-      for (float& value : moments) value /= static_cast<float>(tokens);
-      OPTIQ_TRY(auto gram, quant::Gram::make(std::move(moments), sum.shape(0), module));
-      grams[module] = std::make_shared<const quant::Gram>(std::move(gram));
-    }
-    for (const auto& [module, owner] : input_of_) grams[module] = grams.at(owner);
-    return grams;
-  }
-
- private:
-  std::map<std::string, mx::array> sums_;
-  std::map<std::string, std::string> input_of_;  ///< module → the one that holds its sum
-  std::uintptr_t last_input_ = 0;
-  std::string last_module_;
-};
-
-using Stage = std::function<mx::array(const mx::array& hidden, const model::Pass& pass)>;
-
-class Walk {
- public:
-  Walk(const model::Model& model, const calibrate::TokenBatch& batch, kernels::Compute compute,
-       const Progress& progress, double stages)
-      : model_(model),
-        batch_(batch),
-        compute_(compute),
-        progress_(progress),
-        total_(stages * static_cast<double>(batch.sequences)) {}
-
-  Status embed() {
-    for (std::int64_t i = 0; i < batch_.sequences; ++i) {
-      hidden_.push_back(model_.embed(batch_.array(i), {.compute = compute_}));
-      OPTIQ_CHECK(model::evaluate({hidden_.back()}));
-    }
-    return {};
-  }
-
-  /// The stage's Grams to `visit`, and the hidden states behind it.
-  Status advance(const Stage& stage, std::int64_t layer, const GramVisitor& visit) {
+  Status visit_block(std::int64_t layer) {
     GramSums sums;
-    std::vector<mx::array> next;
-    for (const mx::array& hidden : hidden_) {
-      report_progress(progress_, "measuring inputs", done_++, total_);
-      model::Pass pass{.compute = compute_};
-      pass.tap = [&](const std::string& module, const mx::array& input) { sums.add(module, input); };
-      next.push_back(stage(hidden, pass));
-      std::vector<mx::array> wanted = sums.arrays();
-      if (layer >= 0) wanted.push_back(next.back());
-      OPTIQ_CHECK(model::evaluate(std::move(wanted)));
+    const bool wanted = is_wanted(layer);
+    const Watch watch = watch_of(sums);
+    if (!visitor_.replaces) {
+      OPTIQ_CHECK(walk_.advance(layer, wanted ? &watch : nullptr, nullptr));
+      return visit(layer, std::move(sums)).map([](const auto&) {});
     }
-    const auto grams = sums.means(batch_.sequences * batch_.tokens);
-    if (!grams) return tl::unexpected(describe_non_finite(model_));
-    OPTIQ_TRY(const Replacements replaced, visit(layer, *grams));
-    if (layer < 0) return {};  // nothing comes behind the head
-    for (std::size_t i = 0; !replaced.empty() && i < hidden_.size(); ++i) {
-      next[i] = stage(hidden_[i], {.compute = compute_, .weights = &replaced});
-      OPTIQ_CHECK(model::evaluate({next[i]}));
-    }
-    hidden_ = std::move(next);
-    return {};
+    if (wanted) OPTIQ_CHECK(walk_.watch(layer, watch));
+    OPTIQ_TRY(const Replacements replaced, visit(layer, std::move(sums)));
+    return walk_.advance(layer, nullptr, &replaced);
+  }
+
+  Status visit_head() {
+    GramSums sums;
+    const Watch watch = watch_of(sums);
+    if (is_wanted(model::kOutsideBlocks)) OPTIQ_CHECK(walk_.watch(model::kOutsideBlocks, watch));
+    return visit(model::kOutsideBlocks, std::move(sums)).map([](const auto&) {});
   }
 
  private:
-  const model::Model& model_;
-  const calibrate::TokenBatch& batch_;
-  kernels::Compute compute_;
+  [[nodiscard]] bool is_wanted(std::int64_t layer) const { return !visitor_.wants || visitor_.wants(layer); }
+
+  Watch watch_of(GramSums& sums) {
+    return {[&sums](const std::string& module, const mx::array& input) { sums.add(module, input); },
+            [this, &sums] {
+              const auto stages = static_cast<double>(setting_.model.config().layers + 1);
+              report_progress(progress_, "measuring inputs", done_++,
+                              stages * static_cast<double>(setting_.batch.sequences));
+              return sums.evaluate();
+            }};
+  }
+
+  Result<Replacements> visit(std::int64_t layer, GramSums sums) {
+    const auto grams = std::move(sums).means(setting_.batch.sequences * setting_.batch.tokens);
+    if (!grams) return tl::unexpected(describe_non_finite(setting_.model));
+    return visitor_.visit(layer, *grams);
+  }
+
+  const WalkSetting& setting_;
+  Walk walk_;
+  const GramVisitor& visitor_;
   const Progress& progress_;
-  double total_;
   double done_ = 0;
-  std::vector<mx::array> hidden_;  ///< of each sequence, in front of the stage to come
 };
 
 }  // namespace
 
 Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch, kernels::Compute compute,
-                  const GramVisitor& visit, const Progress& progress) {
-  const std::int64_t layers = model.config().layers;
-  Walk walk(model, batch, compute, progress, static_cast<double>(layers + 1));
-  OPTIQ_CHECK(walk.embed());
-  for (std::int64_t layer = 0; layer < layers; ++layer) {
-    const Stage block = [&](const mx::array& hidden, const model::Pass& pass) {
-      return model.block(layer, hidden, pass);
-    };
-    OPTIQ_CHECK(walk.advance(block, layer, visit));
+                  const GramVisitor& visitor, const MemoryLimit& memory, const Progress& progress) {
+  const WalkSetting setting{model, batch, compute, memory,
+                            gram_walk_bytes(model, batch.tokens, visitor.replaces)};
+  OPTIQ_TRY(Walk begun, Walk::begin(setting));
+  GramWalk walk(setting, std::move(begun), visitor, progress);
+  for (std::int64_t layer = 0; layer < model.config().layers; ++layer) OPTIQ_CHECK(walk.visit_block(layer));
+  return walk.visit_head();
+}
+
+std::uint64_t gram_walk_bytes(const model::Model& model, std::int64_t tokens, bool replaces) {
+  std::uint64_t widest = 0, sums = 0, block = 0;
+  for (const model::ModuleShape& module : model.modules()) {
+    if (module.layer != 0) continue;
+    const auto gram = static_cast<std::uint64_t>(module.in_features * module.in_features) * sizeof(float);
+    widest = std::max(widest, gram);
+    block += static_cast<std::uint64_t>(module.out_features * module.in_features) * sizeof(float);
+    sums += gram;
   }
-  const Stage head = [&](const mx::array& hidden, const model::Pass& pass) {
-    return model.head(hidden, pass);
-  };
-  return walk.advance(head, -1, visit);
+  // Of the widest: its factor of one group size, and what making it takes (quant::Gram::factor).
+  return model::pass_bytes(model, tokens) + sums + 4 * widest + (replaces ? block : 0);
 }
 
 std::vector<float> channel_energies(const quant::Gram& gram) {

@@ -28,7 +28,7 @@ struct TinyBench {
         options(std::move(wanted)),
         batch(random_batch(random, model, sequences, tokens)),
         subjects(subjects_of(model, {{2, 32}, {4, 32}, {3, 64}})),
-        deltas(DeltaStore::create(subjects, folder.path()).value()) {
+        deltas(DeltaStore::create(subjects, {}, 0).value()) {
     for (std::size_t i = 0; i < subjects.size(); ++i)
       EXPECT_TRUE(deltas.fill(i, model, quant::Encoder::rtn, {}));
     options.compute = kernels::Compute::f32;

@@ -215,7 +215,7 @@ TEST_P(Estimators, MseIsTheRelativeOutputError) {
 TEST_P(Estimators, ImportanceIsTheMeanSquareOfEachInput) {
   const TinyBench tiny(GetParam(), random_, 3, 10);
   const Importance importance =
-      measure_importance(tiny.model, tiny.batch, kernels::Compute::f32, nullptr).value();
+      measure_importance(tiny.model, tiny.batch, kernels::Compute::f32, {}, nullptr).value();
   std::map<std::string, Doubles> expected;
   for (std::int64_t sequence = 0; sequence < 3; ++sequence) {
     for (const auto& [module, inputs] : tapped_inputs(tiny, sequence)) {
@@ -268,7 +268,7 @@ TEST_P(Estimators, GramsAreTheMeanProductsOfTheInputs) {
     }
     return Replacements{};
   };
-  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, visit, nullptr));
+  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, {.visit = visit}, {}, nullptr));
   EXPECT_TRUE(expected.empty());
   std::vector<std::int64_t> order;
   for (std::int64_t layer = 0; layer < tiny.model.config().layers; ++layer) order.push_back(layer);
@@ -286,7 +286,7 @@ TEST_P(Estimators, ModulesWithOneInputShareAGram) {
     for (const auto& [module, gram] : grams) distinct.insert(gram.get());
     return Replacements{};
   };
-  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, visit, nullptr));
+  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, {.visit = visit}, {}, nullptr));
   EXPECT_GE(modules, 4u);
   EXPECT_EQ(distinct.size(), 4u);  // in front of q/k/v, o, gate/up and down
 }
@@ -320,7 +320,7 @@ TEST_P(Estimators, ReplacementsReachTheBlocksBehind) {
     }
     return Replacements{};
   };
-  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, visit, nullptr));
+  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, {.visit = visit, .replaces = true}, {}, nullptr));
 }
 
 }  // namespace

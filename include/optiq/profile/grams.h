@@ -7,6 +7,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "optiq/base/memory.h"
 #include "optiq/base/progress.h"
 #include "optiq/calibrate/calibrate.h"
 #include "optiq/quant/gram.h"
@@ -20,16 +21,24 @@ using Grams = std::map<std::string, std::shared_ptr<const quant::Gram>>;
 /// What the rest of the pass shall use instead of a block's own weights: module name → [out, in].
 using Replacements = std::unordered_map<std::string, model::mx::array>;
 
-/// Sees one block's Grams (layer 0 … layers − 1), and at last the head's (layer −1).
-using GramVisitor = std::function<Result<Replacements>(std::int64_t layer, const Grams& grams)>;
+struct GramVisitor {
+  /// Sees one block's Grams (layer 0 … layers − 1), and at last the head's (layer −1).
+  std::function<Result<Replacements>(std::int64_t layer, const Grams& grams)> visit;
+  /// Whether a stage's Grams are wanted; `visit` gets none of those that are not. Empty: all are.
+  std::function<bool(std::int64_t layer)> wants = {};
+  /// Whether later blocks shall see what a block gives with the weights that `visit` returned in its place.
+  bool replaces = false;
+};
 
-/// Takes the calibration sequences through the model block by block. Where `visit` returns replacements,
-/// later blocks see what the changed block gives. Memory: the hidden states of all sequences (f32), one
-/// block's weights and Grams. Cost: a forward pass, a second one of each block that was changed, and in²
-/// multiplications a token for each input of a block. Errors: those of `visit`; bad_input naming a module
-/// whose inputs are not finite.
+/// Takes the calibration sequences through the model block by block. Memory: one block's weights and Grams,
+/// and the hidden states of all sequences (f32), which go to memory.scratch where the limit has no room for
+/// them. Cost: a forward pass, a second one where the visitor replaces, and in² multiplications a token for
+/// each input of a block. Errors: those of `visit`; bad_input naming a module whose inputs are not finite.
 Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch, kernels::Compute compute,
-                  const GramVisitor& visit, const Progress& progress);
+                  const GramVisitor& visitor, const MemoryLimit& memory, const Progress& progress);
+
+/// The least memory of walk_grams with an encoder that factors Grams; `replaces` as the visitor's.
+std::uint64_t gram_walk_bytes(const model::Model& model, std::int64_t tokens, bool replaces);
 
 /// Why activations are not finite: bad_input naming the first weight that is not, or else the model's folder.
 Error describe_non_finite(const model::Model& model);
