@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "manifest.h"
 #include "optiq/base/file.h"
@@ -84,7 +85,8 @@ class Encoding {
 
   /// Block by block behind the pass that measures their inputs.
   Status write_measured_modules() {
-    OPTIQ_TRY(const auto model, model::Model::open(source_->folder(), source_->access()));
+    OPTIQ_TRY(model_, model::Model::open(source_->folder(), source_->access()));
+    const model::Model& model = *model_;
     const std::uint64_t least = profile::gram_walk_bytes(model, calibration_.tokens.tokens, true);
     OPTIQ_CHECK(check_memory(options_.memory, least, "encode by gptq"));
     source_ = &model.checkpoint();  // the same pages for the pass and for the encoder
@@ -188,6 +190,7 @@ class Encoding {
   }
 
   const io::Checkpoint* source_;
+  std::optional<model::Model> model_;  ///< where inputs are measured
   const plan::Plan& plan_;
   const Calibration& calibration_;
   const EncodeOptions& options_;

@@ -45,6 +45,25 @@ struct TinyBench {
     return mx::astype(model.dense_weight(subjects[subject].shape.name).value(), mx::float32);
   }
 
+  /// ΔW of an option by rtn, in double and not rounded.
+  [[nodiscard]] Doubles change(std::size_t subject, std::size_t option) const {
+    const auto& [shape, formats] = subjects[subject];
+    const io::TensorView view = model.checkpoint().require(shape.name + ".weight").value();
+    const quant::MatrixView matrix{shape.out_features, shape.in_features, view.dtype, view.bytes};
+    const auto encoded =
+        quant::encode(quant::Encoder::rtn, matrix, formats[option], view.dtype, {}, shape.name).value();
+    const auto in = static_cast<std::size_t>(shape.in_features);
+    Doubles change;
+    std::vector<float> before(in), after(in);
+    for (std::int64_t row = 0; row < shape.out_features; ++row) {
+      quant::load_row(matrix, row, before);
+      quant::dequantize_row(encoded, row, after);
+      for (std::size_t i = 0; i < in; ++i)
+        change.push_back(static_cast<double>(after[i]) - static_cast<double>(before[i]));
+    }
+    return change;
+  }
+
   /// The module's weight moved by `step` times an option's ΔW.
   [[nodiscard]] mx::array moved(std::size_t subject, std::size_t option, double step) const {
     const mx::array delta = mx::astype(deltas.delta(subject, option), mx::float32);
