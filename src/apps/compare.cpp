@@ -92,7 +92,7 @@ Status run_compare(const Arguments& args, Console& console) {
   OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(args.model));
   const fs::path file = profile_file(args.quality, args.out);
   OPTIQ_TRY(const auto rules, rules_of(args.plan));
-  OPTIQ_TRY(const auto sensitivity, sensitivity_of(args.quality, args.profile, file, model, tokenizer,
+  OPTIQ_TRY(const auto sensitivity, sensitivity_of(args.quality, args.profile, file, model, tokenizer, {},
                                                    console, [] { return Status(); }));
   OPTIQ_TRY(const auto budget, budget_of(args.plan, sensitivity));
   OPTIQ_TRY(const auto field, compare::make_field(sensitivity, budget, rules));

@@ -17,12 +17,13 @@ std::filesystem::path profile_file(const QualityArguments& args, const std::stri
 
 Result<profile::Sensitivity> sensitivity_of(const QualityArguments& args, const ProfileArguments& profile,
                                             const std::filesystem::path& file, const model::Model& model,
-                                            const io::Tokenizer& tokenizer, Console& console,
-                                            const std::function<Status()>& before) {
+                                            const io::Tokenizer& tokenizer, const MemoryLimit& memory,
+                                            Console& console, const std::function<Status()>& before) {
   std::error_code ignored;
   if (!args.sensitivity.empty() && std::filesystem::exists(file, ignored))
     return profile::read_sensitivity(file);
-  OPTIQ_TRY(const auto options, profile_options(profile));
+  OPTIQ_TRY(auto options, profile_options(profile));
+  options.memory = memory;
   OPTIQ_TRY(const auto source, calibration_source(profile));
   if (auto known = profile::find_profile(file, model, source, options)) return std::move(*known);
   OPTIQ_CHECK(before());

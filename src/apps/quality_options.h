@@ -21,8 +21,8 @@ std::filesystem::path profile_file(const QualityArguments& args, const std::stri
 /// these options; otherwise `before` is called, and a new one measured.
 Result<profile::Sensitivity> sensitivity_of(const QualityArguments& args, const ProfileArguments& profile,
                                             const std::filesystem::path& file, const model::Model& model,
-                                            const io::Tokenizer& tokenizer, Console& console,
-                                            const std::function<Status()>& before);
+                                            const io::Tokenizer& tokenizer, const MemoryLimit& memory,
+                                            Console& console, const std::function<Status()>& before);
 
 /// Tokens that the profile has not seen: of `text`, or of the calibration source where it is empty, with a
 /// seed that is `seed_step` further.

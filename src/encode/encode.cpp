@@ -284,7 +284,8 @@ Status encode_checkpoint(const io::Checkpoint& source, const plan::Plan& plan, c
   const Status written = write_folder(source, plan, calibration, options, staging.path(), progress);
   if (written) return staging.commit();
   // What can be gone on with, once there is room.
-  if (written.error().code == ErrorCode::out_of_resources) staging.keep();
+  if (written.error().code == ErrorCode::out_of_resources && PartialFiles::exist(staging.path()))
+    staging.keep();
   return written;
 }
 

@@ -19,33 +19,33 @@ std::optional<std::span<const std::byte>> bytes_at(const MappedFile& file, const
   return file.bytes().subspan(place.offset, place.bytes);
 }
 
-void clear_but(const fs::path& folder, std::string_view kept) {
+void clear(const fs::path& folder) {
   std::error_code ignored;
-  std::vector<fs::path> others;
-  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
-    if (entry.path().filename() != kept) others.push_back(entry.path());
-  }
-  for (const fs::path& path : others) fs::remove_all(path, ignored);
+  std::vector<fs::path> content;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) content.push_back(entry.path());
+  for (const fs::path& path : content) fs::remove_all(path, ignored);
 }
 
 }  // namespace
 
-PartialFiles::PartialFiles(fs::path folder, const io::ShardLayout& layout, Journal journal)
+PartialFiles::PartialFiles(fs::path folder, const io::ShardLayout& layout, std::string identity)
     : folder_(std::move(folder)),
       files_(layout.file_names),
       places_(io::tensor_places(layout)),
-      journal_(std::move(journal)) {
+      identity_(std::move(identity)) {
   for (std::size_t i = 0; i < places_.size(); ++i) index_.emplace(places_[i].name, i);
 }
 
 Result<PartialFiles> PartialFiles::open(const fs::path& folder, const io::ShardLayout& layout,
                                         const std::string& identity,
                                         std::chrono::duration<double> record_every) {
-  OPTIQ_TRY(Journal journal, Journal::open(folder / kJournal, identity));
-  PartialFiles files(folder, layout, std::move(journal));
+  PartialFiles files(folder, layout, identity);
   files.record_every_ = record_every;
-  OPTIQ_CHECK(files.forget_records(files.count_true_records(), identity));
-  if (files.found_ == 0) clear_but(folder, kJournal);
+  if (exist(folder)) OPTIQ_CHECK(files.find_done());
+  if (files.found_ == 0) {
+    files.journal_.reset();
+    clear(folder);
+  }
   OPTIQ_TRY(files.writer_, io::CheckpointWriter::resume(folder, layout, files.found_));
   return files;
 }
@@ -54,7 +54,7 @@ Result<PartialFiles> PartialFiles::open(const fs::path& folder, const io::ShardL
 std::size_t PartialFiles::count_true_records() {
   std::optional<MappedFile> file;
   std::size_t count = 0;
-  for (const std::vector<std::byte>& payload : journal_.records()) {
+  for (const std::vector<std::byte>& payload : journal_->records()) {
     Record record;
     if (payload.size() != sizeof record) break;
     std::memcpy(&record, payload.data(), sizeof record);
@@ -79,13 +79,20 @@ std::size_t PartialFiles::count_true_records() {
   return count;
 }
 
-/// So that new records stand behind true ones only.
-Status PartialFiles::forget_records(std::size_t but_first, const std::string& identity) {
-  if (but_first == journal_.records().size()) return {};
-  const std::vector<std::vector<std::byte>> records = journal_.records();
-  OPTIQ_TRY(journal_, Journal::begin(folder_ / kJournal, identity));
-  for (std::size_t i = 0; i < but_first; ++i) OPTIQ_CHECK(journal_.append(records[i]));
+/// What the journal says, as far as it is true; new records then stand behind true ones only.
+Status PartialFiles::find_done() {
+  OPTIQ_TRY(journal_, Journal::open(folder_ / kJournal, identity_));
+  const std::vector<std::vector<std::byte>> records = journal_->records();
+  const std::size_t count = count_true_records();
+  if (count == records.size()) return {};
+  OPTIQ_TRY(journal_, Journal::begin(folder_ / kJournal, identity_));
+  for (std::size_t i = 0; i < count; ++i) OPTIQ_CHECK(journal_->append(records[i]));
   return {};
+}
+
+bool PartialFiles::exist(const fs::path& folder) {
+  std::error_code ignored;
+  return fs::exists(folder / kJournal, ignored);
 }
 
 bool PartialFiles::is_done(const std::string& tensor) const {
@@ -118,8 +125,11 @@ Status PartialFiles::write(const std::string& tensor, std::span<const std::byte>
 
 Status PartialFiles::record() {
   OPTIQ_CHECK(writer_->sync());
+  if (!journal_) {
+    OPTIQ_TRY(journal_, Journal::begin(folder_ / kJournal, identity_));
+  }
   const Record record{written_, fingerprint_};
-  OPTIQ_CHECK(journal_.append(std::as_bytes(std::span(&record, 1))));
+  OPTIQ_CHECK(journal_->append(std::as_bytes(std::span(&record, 1))));
   fingerprint_ = kEmptyFingerprint;
   recorded_ = std::chrono::steady_clock::now();
   return {};
@@ -127,7 +137,7 @@ Status PartialFiles::record() {
 
 Status PartialFiles::finish(std::uint64_t total_parameters) {
   OPTIQ_CHECK(writer_->finish(total_parameters));
-  return journal_.remove();
+  return journal_ ? journal_->remove() : Status();
 }
 
 }  // namespace optiq::encode

@@ -14,15 +14,18 @@
 
 namespace optiq::encode {
 
-/// The journal lies beside the files. Its records say, each: how many tensors are whole, and the fingerprint
-/// of those that came since the record before; so that a file that was changed or torn is noticed, and all
-/// from there on is written anew.
+/// A journal lies beside the files once there is something to go on with. Its records say, each: how many
+/// tensors are whole, and the fingerprint of those that came since the record before; so that a file that was
+/// changed or torn is noticed, and all from there on is written anew.
 class PartialFiles {
  public:
   /// Goes on in `folder` where what lies there was begun with the same `identity`; otherwise clears it.
   static Result<PartialFiles> open(const std::filesystem::path& folder, const io::ShardLayout& layout,
                                    const std::string& identity,
                                    std::chrono::duration<double> record_every);
+
+  /// Whether there is something in `folder` that open() may go on with.
+  static bool exist(const std::filesystem::path& folder);
 
   /// Whether the tensor was written before this process began.
   [[nodiscard]] bool is_done(const std::string& tensor) const;
@@ -37,16 +40,17 @@ class PartialFiles {
   Status finish(std::uint64_t total_parameters);
 
  private:
-  PartialFiles(std::filesystem::path folder, const io::ShardLayout& layout, Journal journal);
+  PartialFiles(std::filesystem::path folder, const io::ShardLayout& layout, std::string identity);
+  Status find_done();
   std::size_t count_true_records();
-  Status forget_records(std::size_t but_first, const std::string& identity);
   Status record();
 
   std::filesystem::path folder_;
   std::vector<std::string> files_;
   std::vector<io::TensorPlace> places_;
   std::map<std::string, std::size_t> index_;  ///< into places_
-  Journal journal_;
+  std::string identity_;
+  std::optional<Journal> journal_;
   std::size_t found_ = 0;    ///< tensors that were done at the beginning
   std::size_t written_ = 0;  ///< and now
   std::optional<io::CheckpointWriter> writer_;
