@@ -8,14 +8,14 @@ import subprocess
 import threading
 import time
 
-FIELDS = ("RssAnon", "RssFile", "VmRSS")
+FIELDS = ("RssAnon", "RssFile", "VmHWM")
 
 
 @dataclasses.dataclass
 class Run:
     code: int
     seconds: float
-    peak_bytes: int  # the kernel's own high-water mark of resident pages, anonymous and of files
+    peak_bytes: int  # the kernel's high-water mark of resident pages, anonymous and of files, at most 20 ms before the end
     anonymous_bytes: int  # peaks of samples, every 20 ms
     file_bytes: int
     stdout: str
@@ -46,12 +46,14 @@ def run(command: list, **options) -> Run:
     reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
     reader.start()
     stdout = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    _, status = os.waitpid(process.pid, 0)
     stop.set()
     sampler.join()
     reader.join()
     process.returncode = os.waitstatus_to_exitcode(status)
-    return Run(process.returncode, time.monotonic() - begin, max(usage.ru_maxrss * 1024, peaks["VmRSS"]),
+    process.stdout.close()
+    process.stderr.close()
+    return Run(process.returncode, time.monotonic() - begin, peaks["VmHWM"],
                peaks["RssAnon"], peaks["RssFile"], stdout, errors[0])
 
 

@@ -21,17 +21,19 @@ std::uint64_t physical_memory_bytes() {
 
 ResidentMemory resident_memory() {
   ResidentMemory memory;
+#if defined(__APPLE__)
   struct rusage usage {};
   ::getrusage(RUSAGE_SELF, &usage);
-#if defined(__APPLE__)
-  memory.peak_bytes = static_cast<std::uint64_t>(usage.ru_maxrss);
-  memory.now_bytes = memory.peak_bytes;
+  memory.now_bytes = memory.peak_bytes = static_cast<std::uint64_t>(usage.ru_maxrss);
 #else
-  memory.peak_bytes = static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
-  std::ifstream statm("/proc/self/statm");
-  std::uint64_t size = 0, resident = 0;
-  statm >> size >> resident;
-  memory.now_bytes = resident * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  // getrusage counts what a parent held before it became this program.
+  std::ifstream status("/proc/self/status");
+  std::string word;
+  std::uint64_t kilobytes = 0;
+  while (status >> word) {
+    if (word == "VmHWM:" && status >> kilobytes) memory.peak_bytes = kilobytes * 1024;
+    if (word == "VmRSS:" && status >> kilobytes) memory.now_bytes = kilobytes * 1024;
+  }
 #endif
   return memory;
 }

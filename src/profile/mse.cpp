@@ -227,15 +227,17 @@ Result<MseResult> measure_mse(const model::Model& model, const calibrate::TokenB
 }
 
 std::uint64_t mse_bytes(const model::Model& model, std::int64_t tokens, const Options& options) {
-  std::uint64_t gram = 0, outside = 0;
+  std::uint64_t gram = 0, outside = 0, largest = 0;
   for (const model::ModuleShape& module : model.modules()) {
     const auto in = static_cast<std::uint64_t>(module.in_features);
     const std::uint64_t weights = in * static_cast<std::uint64_t>(module.out_features);
+    largest = std::max(largest, weights);
     if (module.layer == 0) gram = std::max(gram, in * in * sizeof(float));
     // The weight in the file's dtype, and the most that an option takes packed.
     if (module.layer < 0) outside = std::max(outside, weights * sizeof(float));
   }
-  const std::uint64_t rows = 4ull * kRowsElements * sizeof(float);
+  const std::uint64_t rows =
+      4 * std::min(largest, static_cast<std::uint64_t>(kRowsElements)) * sizeof(float);
   const std::uint64_t in_block = options.encoder == quant::Encoder::gptq
                                      ? gram_walk_bytes(model, tokens, false)
                                      : model::pass_bytes(model, tokens) + 2 * gram;
