@@ -19,7 +19,7 @@ JOBS = ("encode", "mse", "fisher", "eval")
 def commands(optiq: str, model: pathlib.Path, work: pathlib.Path, text: pathlib.Path, args) -> dict:
     limit = ["--max-memory", args.max_memory] if args.max_memory else []
     profile = [optiq, "profile", model, "--calibration", text, "--sequences", args.sequences, "--tokens", args.tokens,
-               "--encoder", "range", "--bits", "2,4", "--groups", "64", "--quiet", *limit]
+               "--encoder", "rtn", "--bits", "2,4", "--groups", "64", "--quiet", *limit]
     return {"encode": [optiq, "encode", model, work / "plan.json", work / "out", "--quiet", *limit],
             "mse": [*profile, "--estimator", "mse", "-o", work / "mse.json"],
             "fisher": [*profile, "--estimator", "fisher", "-o", work / "fisher.json"],

@@ -107,6 +107,7 @@ Status DeltaStore::fill(std::size_t subject, const model::Model& model, quant::E
     release(subject, option++);
     offset += static_cast<std::size_t>(subjects_[subject].elements());
   }
+  tensor.file.release(tensor.bytes);
   return {};
 }
 
