@@ -221,6 +221,26 @@ void expect_relative_output_errors(const TinyBench& tiny, std::int64_t length, c
   }
 }
 
+/// Changes of weight and hidden states on disk: the same up to the order of summation.
+TEST_P(Estimators, FisherOnDiskIsFisherInMemory) {
+  TinyBench tiny(GetParam(), random_, 1, 12, with_draws(2));
+  const auto expected = fisher_samples(tiny.bench(), 0).value();
+  tiny.options.memory = {1, tiny.folder.path()};
+  tiny.deltas = DeltaStore::create(tiny.subjects, tiny.options.memory, 0).value();
+  ASSERT_TRUE(tiny.deltas.is_on_disk());
+  for (std::size_t i = 0; i < tiny.subjects.size(); ++i)
+    ASSERT_TRUE(tiny.deltas.fill(i, tiny.model, quant::Encoder::rtn, {}));
+  const auto found = fisher_samples(tiny.bench(), 0).value();
+  ASSERT_EQ(found.size(), expected.size());
+  for (std::size_t draw = 0; draw < found.size(); ++draw) {
+    float largest = 0;
+    for (const float value : expected[draw]) largest = std::max(largest, std::abs(value));
+    for (std::size_t i = 0; i < found[draw].size(); ++i)
+      EXPECT_NEAR(found[draw][i], expected[draw][i], 1e-4f * largest) << i;
+  }
+  EXPECT_TRUE(fs::is_empty(tiny.folder.path()));
+}
+
 /// Few tokens a piece: inputs are kept as they are; many: as Grams. In memory and on disk alike.
 TEST_P(Estimators, MseIsTheRelativeOutputError) {
   for (const std::int64_t tokens : {10, 120}) {
@@ -234,8 +254,8 @@ TEST_P(Estimators, MseIsTheRelativeOutputError) {
       tiny.options.memory = {};
       if (on_disk) tiny.options.memory = {mse_bytes(tiny.model, tokens, tiny.options), tiny.folder.path()};
       Journal journal = Journal::begin(tiny.folder.path() / "journal", "this work").value();
-      const auto measured = measure_mse(tiny.model, tiny.batch, tiny.subjects, tiny.options, pieces, journal, 0,
-                                        nullptr);
+      const auto measured =
+          measure_mse(tiny.model, tiny.batch, tiny.subjects, tiny.options, pieces, journal, 0, nullptr);
       ASSERT_TRUE(measured) << measured.error().message;
       expect_relative_output_errors(tiny, pieces.length, *measured);
       if (on_disk) EXPECT_EQ(measured->samples, in_memory);
@@ -251,7 +271,8 @@ TEST_P(Estimators, MseGoesOnBehindTheJournalsStages) {
   tiny.options.encoder = quant::Encoder::gptq;
   const fs::path path = tiny.folder.path() / "journal";
   const auto measure = [&](Journal& journal) {
-    return measure_mse(tiny.model, tiny.batch, tiny.subjects, tiny.options, {3, 1}, journal, 0, nullptr).value();
+    return measure_mse(tiny.model, tiny.batch, tiny.subjects, tiny.options, {3, 1}, journal, 0, nullptr)
+        .value();
   };
   Journal whole = Journal::begin(path, "this work").value();
   const MseResult expected = measure(whole);
@@ -376,7 +397,8 @@ TEST_P(Estimators, ReplacementsReachTheBlocksBehind) {
     }
     return Replacements{};
   };
-  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, {.visit = visit, .replaces = true}, {}, nullptr));
+  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, {.visit = visit, .replaces = true},
+                         {}, nullptr));
 }
 
 }  // namespace
