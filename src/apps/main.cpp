@@ -76,8 +76,8 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   VerbTable verbs(app, console);
   for (const auto add :
-       {add_quantize, add_compare, add_profile, add_plan, add_uniform, add_encode, add_verify, add_distill,
-        add_eval, add_calibration_report, add_run, add_chat, add_bench, add_info, add_import}) {
+       {add_quantize, add_compare, add_profile, add_plan, add_uniform, add_fold, add_encode, add_verify,
+        add_distill, add_eval, add_calibration_report, add_run, add_chat, add_bench, add_info, add_import}) {
     add(verbs);
   }
   try {

@@ -93,10 +93,7 @@ Result<tune::RefineResult> carry_out(const Arguments& args, const tune::Recipe& 
                                      Console& console) {
   OPTIQ_TRY(const auto budget, budget_of(args.plan, sensitivity));
   OPTIQ_TRY(const auto held_out, unseen_tokens(args.quality, args.profile, "", 2, model, tokenizer, console));
-  std::vector<plan::Plan> guards;
-  const bool is_free = rules.pins.empty() && !budget.latency;  // a uniform plan would break these
-  if (auto uniform = plan::uniform_plan_at_most(sensitivity, budget.file_bytes); uniform && is_free)
-    guards.push_back(std::move(*uniform));
+  OPTIQ_TRY(auto guards, plan::guard_plans(sensitivity, budget, rules));
   const fs::path activations = profile::importance_path(file);
   OPTIQ_TRY(auto result,
             tune::refine(model, sensitivity, budget, rules, activations, std::move(guards), held_out,

@@ -32,6 +32,7 @@ void add_info(VerbTable& verbs);
 void add_profile(VerbTable& verbs);
 void add_plan(VerbTable& verbs);
 void add_uniform(VerbTable& verbs);
+void add_fold(VerbTable& verbs);
 void add_encode(VerbTable& verbs);
 void add_verify(VerbTable& verbs);
 void add_quantize(VerbTable& verbs);

@@ -37,16 +37,24 @@ Ids random_ids(std::size_t count, std::int64_t vocabulary) {
 
 /// What a token costs in one linear module.
 struct TokenCost {
-  double macs = 0;   ///< of every token
+  double macs = 0;   ///< of every token of a prompt
   double bytes = 0;  ///< read to decode one
 };
+
+/// Whether every token of a prompt goes through the module: the last block's outputs are wanted of one only.
+bool takes_every_token(const model::ModuleShape& module, const model::ModelConfig& config) {
+  if (module.layer < 0) return false;
+  const bool after_attention =
+      module.name.ends_with("o_proj") || module.name.find(".mlp.") != std::string::npos;
+  return module.layer + 1 < config.layers || !after_attention;
+}
 
 TokenCost token_cost(const model::Model& model) {
   TokenCost cost;
   for (const model::ModuleShape& module : model.modules()) {
     const bool looked_up = module.layer < 0 && module.name != "lm_head" && !model.config().tied_embeddings;
     if (looked_up) continue;
-    if (module.layer >= 0)
+    if (takes_every_token(module, model.config()))
       cost.macs += static_cast<double>(module.out_features) * static_cast<double>(module.in_features);
     for (const char* part : {".weight", ".scales", ".biases"}) {
       if (const auto* tensor = model.checkpoint().find(module.name + part))

@@ -120,8 +120,9 @@ TokenBatch interleave(const std::vector<TokenBatch>& batches, const std::vector<
 
 }  // namespace
 
-model::mx::array TokenBatch::array(std::int64_t index) const {
-  return model::mx::array(row(index).data(), {1, static_cast<int>(tokens)}, model::mx::int32);
+model::mx::array TokenBatch::array(std::int64_t index, std::int64_t count) const {
+  return model::mx::array(row(index).data(), {static_cast<int>(count), static_cast<int>(tokens)},
+                          model::mx::int32);
 }
 
 Result<std::vector<std::int32_t>> tokenize_file(const std::filesystem::path& file,

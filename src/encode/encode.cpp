@@ -90,12 +90,13 @@ class Encoding {
     const std::uint64_t least = profile::gram_walk_bytes(model, calibration_.tokens.tokens, true);
     OPTIQ_CHECK(check_memory(options_.memory, least, "encode by gptq"));
     source_ = &model.checkpoint();  // the same pages for the pass and for the encoder
-    const profile::GramVisitor visitor{
-        .visit = [&](std::int64_t layer, const auto& grams) { return write_stage(layer, grams); },
-        .wants = [&](std::int64_t layer) { return !is_done(layer); },
-        .replaces = true};
-    return profile::walk_grams(model, calibration_.tokens, kernels::Compute::bf16, visitor,
-                               options_.memory, {});
+    const profile::WalkOptions options{.compute = kernels::Compute::bf16,
+                                       .replaces = true,
+                                       .wants = [&](std::int64_t layer) { return !is_done(layer); },
+                                       .memory = options_.memory};
+    return profile::walk_grams(
+        model, calibration_.tokens, options,
+        [&](std::int64_t layer, const profile::Grams& grams) { return write_stage(layer, grams); }, {});
   }
 
   /// Whether all modules of a stage were written before this process began.
@@ -202,9 +203,8 @@ class Encoding {
 };
 
 /// Everything that the bytes in the folder depend on.
-std::string work_identity(const io::Checkpoint& source, const plan::Plan& plan,
-                          const Calibration& calibration, const EncodeOptions& options) {
-  const Manifest manifest{plan, source.folder(), source.file_bytes(), options.shard_limit_bytes};
+std::string work_identity(const io::Checkpoint& source, const Manifest& manifest,
+                          const Calibration& calibration) {
   std::uint64_t known = kEmptyFingerprint;
   for (const auto& [module, values] : calibration.importance) {
     known = fingerprint(std::as_bytes(std::span(module)), known);
@@ -217,16 +217,16 @@ std::string work_identity(const io::Checkpoint& source, const plan::Plan& plan,
 
 Status write_folder(const io::Checkpoint& source, const plan::Plan& plan, const Calibration& calibration,
                     const EncodeOptions& options, const fs::path& folder, const Progress& progress) {
+  OPTIQ_TRY(const Manifest manifest, make_manifest(source, plan, options.shard_limit_bytes));
   const io::ShardLayout layout =
       io::layout_shards(plan::checkpoint_tensors(plan), options.shard_limit_bytes);
   OPTIQ_TRY(PartialFiles files,
-            PartialFiles::open(folder, layout, work_identity(source, plan, calibration, options),
+            PartialFiles::open(folder, layout, work_identity(source, manifest, calibration),
                                std::chrono::duration<double>(options.record_seconds)));
   OPTIQ_CHECK(check_free_disk(folder.parent_path(), files.missing_bytes(), "the weights to write"));
   OPTIQ_CHECK(Encoding(source, plan, calibration, options, std::move(files), progress).run());
   OPTIQ_CHECK(io::copy_sidecar_files(source.folder(), folder));
   OPTIQ_CHECK(write_file_atomically(folder / kConfigFile, format_json(config_json(source.config(), plan))));
-  const Manifest manifest{plan, source.folder(), source.file_bytes(), options.shard_limit_bytes};
   return write_file_atomically(folder / kManifestFile, format_json(manifest_to_json(manifest)));
 }
 

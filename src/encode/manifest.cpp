@@ -2,6 +2,7 @@
 
 #include <map>
 
+#include "optiq/fold/fold.h"
 #include "optiq/profile/model_facts.h"
 
 namespace optiq::encode {
@@ -54,16 +55,29 @@ Json config_json(const Json& source_config, const plan::Plan& plan) {
   return config;
 }
 
+Result<Manifest> make_manifest(const io::Checkpoint& source, const plan::Plan& plan,
+                               std::uint64_t shard_limit_bytes) {
+  Manifest manifest{plan, source.folder(), source.file_bytes(), {}, shard_limit_bytes};
+  OPTIQ_TRY(const auto folded, fold::read_provenance(source.folder()));
+  if (!folded) return manifest;
+  manifest.source = folded->source;
+  manifest.source_bytes = folded->source_bytes;
+  manifest.folds = folded->folds;
+  return manifest;
+}
+
 Json manifest_to_json(const Manifest& manifest) {
   plan::Plan plan = manifest.plan;
   plan.seconds = 0;  // planned again, it shall be the same file
-  return {{"format", kFormat},
-          {"version", profile::kFileVersion},
-          {"optiq_version", OPTIQ_VERSION},
-          {"source", manifest.source.string()},
-          {"source_bytes", manifest.source_bytes},
-          {"shard_limit_bytes", manifest.shard_limit_bytes},
-          {"plan", plan::plan_to_json(plan)}};
+  Json json{{"format", kFormat},
+            {"version", profile::kFileVersion},
+            {"optiq_version", OPTIQ_VERSION},
+            {"source", manifest.source.string()},
+            {"source_bytes", manifest.source_bytes},
+            {"shard_limit_bytes", manifest.shard_limit_bytes},
+            {"plan", plan::plan_to_json(plan)}};
+  if (!manifest.folds.empty()) json["folds"] = manifest.folds;
+  return json;
 }
 
 Result<Manifest> read_manifest(const std::filesystem::path& path) {
@@ -74,6 +88,7 @@ Result<Manifest> read_manifest(const std::filesystem::path& path) {
   OPTIQ_TRY(manifest.source, reader.string("source"));
   OPTIQ_TRY(manifest.source_bytes, read_size(reader, "source_bytes"));
   OPTIQ_TRY(manifest.shard_limit_bytes, read_size(reader, "shard_limit_bytes"));
+  OPTIQ_TRY(manifest.folds, reader.string_or("folds", ""));
   OPTIQ_TRY(const JsonReader plan, reader.object("plan"));
   OPTIQ_TRY(manifest.plan, plan::plan_from_json(plan.json(), plan.where()));
   return manifest;

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "optiq/base/json.h"
+#include "optiq/io/checkpoint.h"
 #include "optiq/plan/plan.h"
 
 namespace optiq::encode {
@@ -20,13 +21,18 @@ Json quantization_json(const plan::Plan& plan);
 /// The source's config with "quantization" and "quantization_config" at its end.
 Json config_json(const Json& source_config, const plan::Plan& plan);
 
-/// What optiq.json holds.
+/// What optiq.json holds. Where the source was folded, its own source is named.
 struct Manifest {
   plan::Plan plan;
   std::filesystem::path source;         ///< the full-precision checkpoint's folder
   std::uint64_t source_bytes = 0;       ///< of its safetensors files
+  std::string folds = {};               ///< of the weights before they were encoded: "r1,awq"; mostly none
   std::uint64_t shard_limit_bytes = 0;  ///< of the files beside it
 };
+
+/// Of a checkpoint that is encoded from `source`.
+Result<Manifest> make_manifest(const io::Checkpoint& source, const plan::Plan& plan,
+                               std::uint64_t shard_limit_bytes);
 
 Json manifest_to_json(const Manifest& manifest);
 /// Reads and checks, the plan too.

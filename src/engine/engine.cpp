@@ -47,10 +47,10 @@ struct Engine::State {
   void add_product(const Linear& linear, const float* x, std::size_t rows);
   void norm(const std::vector<float>& weight, std::size_t rows);
   void prepare_angles(std::size_t rows);
-  void attend(const Layer& layer, std::size_t index, std::size_t rows);
+  void attend(const Layer& layer, std::size_t index, std::size_t rows, std::size_t kept);
   void feed_forward(const Layer& layer, std::size_t rows);
-  void pass(std::span<const std::int32_t> ids);
-  std::span<const float> head(std::size_t rows);
+  void pass(std::span<const std::int32_t> ids, bool is_last);
+  std::span<const float> head();
   void truncate(std::size_t count) {
     for (cpu::LayerCache& cache : caches) cache.truncate(count);
   }
@@ -107,7 +107,8 @@ void Engine::State::prepare_angles(std::size_t rows) {
               rope.magnitude);
 }
 
-void Engine::State::attend(const Layer& layer, std::size_t index, std::size_t rows) {
+/// Adds the keys and values of all rows to the cache; only the last `kept` rows go on, and move to the front.
+void Engine::State::attend(const Layer& layer, std::size_t index, std::size_t rows, std::size_t kept) {
   const model::ModelConfig& c = model.config();
   const std::size_t d = size(c.head_dim), stride = qkv_width();
   norm(layer.attention_norm, rows);
@@ -119,12 +120,15 @@ void Engine::State::attend(const Layer& layer, std::size_t index, std::size_t ro
   // Query and key heads lie side by side.
   cpu::rotate_heads(q, size(c.heads + c.kv_heads), d, angles);
   caches[index].append(k.data, k.data + kv_width(), stride, rows);
+  if (kept == 0) return;
+  const std::size_t left_out = rows - kept;
+  if (left_out > 0) std::copy_n(&a.hidden[left_out * hidden()], kept * hidden(), a.hidden.data());
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   cpu::attend(caches[index],
-              {q.data, stride, a.mixed.data(), rows, size(c.heads), scale,
+              {q.data + left_out * stride, stride, a.mixed.data(), kept, size(c.heads), scale,
                size(c.window(static_cast<std::int64_t>(index)))},
               attention);
-  add_product(layer.output, a.mixed.data(), rows);
+  add_product(layer.output, a.mixed.data(), kept);
 }
 
 void Engine::State::feed_forward(const Layer& layer, std::size_t rows) {
@@ -136,22 +140,22 @@ void Engine::State::feed_forward(const Layer& layer, std::size_t rows) {
   add_product(layer.down, a.gated.data(), rows);
 }
 
-void Engine::State::pass(std::span<const std::int32_t> ids) {
+/// Of the last block's outputs only a prompt's last row is wanted: the others only leave keys and values.
+void Engine::State::pass(std::span<const std::int32_t> ids, bool is_last) {
   const std::size_t rows = ids.size();
   resize(rows);
   for (std::size_t r = 0; r < rows; ++r)
     cpu::read_row(layers.embeddings.matrix, size(ids[r]), a.hidden.data() + r * hidden());
   prepare_angles(rows);
   for (std::size_t i = 0; i < layers.blocks.size(); ++i) {
-    attend(layers.blocks[i], i, rows);
-    feed_forward(layers.blocks[i], rows);
+    const std::size_t kept = i + 1 < layers.blocks.size() ? rows : is_last ? 1 : 0;
+    attend(layers.blocks[i], i, rows, kept);
+    if (kept > 0) feed_forward(layers.blocks[i], kept);
   }
 }
 
-/// Logits behind the last of a pass's rows.
-std::span<const float> Engine::State::head(std::size_t rows) {
-  const float* last = a.hidden.data() + (rows - 1) * hidden();
-  std::copy_n(last, hidden(), a.hidden.data());
+/// Logits behind the last row of the last pass, which stands in front.
+std::span<const float> Engine::State::head() {
   norm(layers.final_norm, 1);
   const Linear& linear = layers.head ? *layers.head : layers.embeddings;
   a.logits.resize(linear.matrix.out);
@@ -170,9 +174,11 @@ Result<std::span<const float>> Engine::feed(std::span<const std::int32_t> tokens
   if (tokens.empty()) return fail(ErrorCode::usage, "feed: expected at least one token");
   const std::size_t before = state_->tokens();
   try {
-    for (std::size_t first = 0; first < tokens.size(); first += kPassTokens)
-      state_->pass(tokens.subspan(first, std::min(kPassTokens, tokens.size() - first)));
-    const auto logits = state_->head((tokens.size() - 1) % kPassTokens + 1);
+    for (std::size_t first = 0; first < tokens.size(); first += kPassTokens) {
+      const auto rest = tokens.subspan(first);
+      state_->pass(rest.first(std::min(kPassTokens, rest.size())), rest.size() <= kPassTokens);
+    }
+    const auto logits = state_->head();
     if (tokens.size() == 1 && state_->mover) state_->mover->step();
     return logits;
   } catch (const std::bad_alloc&) {

@@ -1,7 +1,6 @@
 #include "optiq/evaluate/mismatch.h"
 
-#include "optiq/base/file.h"
-#include "optiq/encode/encode.h"
+#include "optiq/evaluate/measure.h"
 
 namespace optiq::evaluate {
 namespace {
@@ -22,12 +21,6 @@ Status check_sets(const std::vector<CalibrationSet>& sets) {
     }
   }
   return {};
-}
-
-Status encode_plan(const model::Model& reference, const CalibrationSet& set, const plan::Plan& plan,
-                   const fs::path& out, const Progress& progress) {
-  OPTIQ_TRY(const auto calibration, encode::read_calibration(profile::importance_path(set.profile), plan));
-  return encode::encode_checkpoint(reference.checkpoint(), plan, calibration, out, {}, progress);
 }
 
 }  // namespace
@@ -61,17 +54,16 @@ Status measure_mismatch(const model::Model& reference, const std::vector<Calibra
                         const fs::path& scratch, Mismatch& mismatch, const Progress& progress) {
   mismatch.measured.clear();
   mismatch.window_kl.clear();
+  std::vector<calibrate::TokenBatch> texts;
+  for (const CalibrationSet& set : sets) texts.push_back(set.held_out);
   for (std::size_t i = 0; i < sets.size(); ++i) {
-    const ScratchFolder folder(scratch);
-    OPTIQ_CHECK(encode_plan(reference, sets[i], mismatch.plans[i], folder.path(), progress));
-    OPTIQ_TRY(const auto model, model::Model::open(folder.path()));
+    const Trial trial{mismatch.plans[i], reference, profile::importance_path(sets[i].profile)};
+    OPTIQ_TRY(const auto qualities, measure_trial(trial, reference, texts, scratch, progress));
     auto& measured = mismatch.measured.emplace_back();
     auto& windows = mismatch.window_kl.emplace_back();
-    for (const CalibrationSet& text : sets) {
-      OPTIQ_TRY(Quality quality, evaluate_text(model, &reference, text.held_out.ids,
-                                               {.context = text.held_out.tokens}, progress));
+    for (const Quality& quality : qualities) {
       measured.push_back(quality.distance);
-      windows.push_back(std::move(quality.window_kl));
+      windows.push_back(quality.window_kl);
     }
   }
   return {};

@@ -50,7 +50,7 @@ std::uint64_t largest_block_bytes(const Model& model) {
   return largest;
 }
 
-std::uint64_t pass_bytes(const Model& model, std::int64_t tokens) {
+std::uint64_t pass_bytes(const Model& model, std::int64_t tokens, std::int64_t sequences) {
   const ModelConfig& config = model.config();
   const auto width = static_cast<std::uint64_t>(8 * config.hidden + 4 * config.intermediate +
                                                 config.heads * tokens);
@@ -61,7 +61,7 @@ std::uint64_t pass_bytes(const Model& model, std::int64_t tokens) {
   }
   // Products may lay a weight out anew in f32.
   return kProcessBytes + largest_block_bytes(model) +
-         static_cast<std::uint64_t>(tokens) * width * sizeof(float) + largest * sizeof(float);
+         static_cast<std::uint64_t>(sequences * tokens) * width * sizeof(float) + largest * sizeof(float);
 }
 
 Result<Activations> Activations::on_disk(std::size_t count, std::uint64_t bytes,

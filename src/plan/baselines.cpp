@@ -39,6 +39,44 @@ bool is_favoured_block(std::int64_t block, std::int64_t blocks) {
   return block < eighth || block >= 7 * blocks / 8 || (block - eighth) % 3 == 2;
 }
 
+quant::Format format_of(const profile::Sensitivity& sensitivity, std::size_t index,
+                        const MixedRecipe& recipe) {
+  const profile::ModuleSensitivity& module = sensitivity.modules[index];
+  const auto is_named = [&](const char* part) { return module.name.find(part) != std::string::npos; };
+  const bool is_high = is_named("lm_head") || ((is_named("v_proj") || is_named("down_proj")) &&
+                                               is_favoured_block(module.layer, sensitivity.model.layers));
+  return is_high ? recipe.high : recipe.low;
+}
+
+/// The plan of these formats, where the menu has them all and it keeps to the budget. A module for which its
+/// format was not measured stays dense.
+template <class FormatOf>
+std::optional<Plan> allowed_plan(const profile::Sensitivity& sensitivity, const Menu& menu,
+                                 const Budget& budget, const FormatOf& format_of_module) {
+  allocate::Choice choice;
+  for (std::size_t module = 0; module < menu.options.size(); ++module) {
+    quant::Format format = format_of_module(module);
+    const auto& measured = sensitivity.modules[module].options;
+    if (std::ranges::find(measured, format, &profile::FormatCost::format) == measured.end())
+      format = {.bits = 16, .group_size = 0};
+    const auto& allowed = menu.options[module];
+    const auto found = std::ranges::find(allowed, format, &MenuOption::format);
+    if (found == allowed.end()) return std::nullopt;
+    choice.push_back(static_cast<std::size_t>(found - allowed.begin()));
+  }
+  Plan plan = assemble(sensitivity, menu, choice);
+  apply_budget(menu, choice, budget, plan);
+  if (plan.bytes > budget.file_bytes) return std::nullopt;
+  if (plan.latency && plan.latency->seconds_per_token > plan.latency->limit_seconds) return std::nullopt;
+  return plan;
+}
+
+/// Keeps the one of less predicted KL.
+void keep_better(std::optional<Guard>& best, std::string name, std::optional<Plan> plan) {
+  if (!plan || (best && best->plan.predicted_kl <= plan->predicted_kl)) return;
+  best = Guard{std::move(name), std::move(*plan)};
+}
+
 Point point_of(const Plan& plan, std::string label) {
   Point point{.label = std::move(label),
               .bytes = plan.bytes,
@@ -80,13 +118,29 @@ Result<Plan> mixed_recipe_plan(const profile::Sensitivity& sensitivity, const Mi
   OPTIQ_CHECK(profile::check_sensitivity(sensitivity, "sensitivity"));
   OPTIQ_CHECK(check_measured(sensitivity, recipe.low));
   OPTIQ_CHECK(check_measured(sensitivity, recipe.high));
-  return plan_on(sensitivity, full_menu(sensitivity), [&](std::size_t index) {
-    const profile::ModuleSensitivity& module = sensitivity.modules[index];
-    const auto is_named = [&](const char* part) { return module.name.find(part) != std::string::npos; };
-    const bool is_high = is_named("lm_head") || ((is_named("v_proj") || is_named("down_proj")) &&
-                                                 is_favoured_block(module.layer, sensitivity.model.layers));
-    return is_high ? recipe.high : recipe.low;
-  });
+  return plan_on(sensitivity, full_menu(sensitivity),
+                 [&](std::size_t index) { return format_of(sensitivity, index, recipe); });
+}
+
+Result<std::vector<Guard>> guard_plans(const profile::Sensitivity& sensitivity, const Budget& budget,
+                                       const Rules& rules) {
+  OPTIQ_CHECK(profile::check_sensitivity(sensitivity, "sensitivity"));
+  OPTIQ_TRY(const Menu menu, make_timed_menu(sensitivity, budget, rules, false));
+  std::optional<Guard> uniform, mixed;
+  for (const quant::Format format : measured_formats(sensitivity)) {
+    keep_better(uniform, "uniform " + quant::to_string(format),
+                allowed_plan(sensitivity, menu, budget, [&](std::size_t) { return format; }));
+  }
+  for (const MixedRecipe& recipe : kMixedRecipes) {
+    if (!check_measured(sensitivity, recipe.low) || !check_measured(sensitivity, recipe.high)) continue;
+    keep_better(mixed, fmt::format("mixed_{}_{}", recipe.low.bits, recipe.high.bits),
+                allowed_plan(sensitivity, menu, budget,
+                             [&](std::size_t index) { return format_of(sensitivity, index, recipe); }));
+  }
+  std::vector<Guard> guards;
+  if (uniform) guards.push_back(std::move(*uniform));
+  if (mixed) guards.push_back(std::move(*mixed));
+  return guards;
 }
 
 Result<Plan> uniform_plan_at_least(const profile::Sensitivity& sensitivity, std::uint64_t bytes) {

@@ -30,6 +30,14 @@ Status add_times(const profile::Sensitivity& sensitivity, const LatencyTable& ta
 /// The plan of a choice, with its exact size and predictions; no budget, gap or times.
 Plan assemble(const profile::Sensitivity& sensitivity, const Menu& menu, const allocate::Choice& choice);
 
+/// What the budget says of a plan that was assembled from the choice: budget_bytes, memory and latency.
+void apply_budget(const Menu& menu, const allocate::Choice& choice, const Budget& budget, Plan& plan);
+
+/// The menu under the rules, with times where the budget limits them. usage for a limit that is no positive
+/// time.
+Result<Menu> make_timed_menu(const profile::Sensitivity& sensitivity, const Budget& budget,
+                             const Rules& rules, bool smooth);
+
 /// Bytes of all files of a choice, headers included.
 std::uint64_t choice_bytes(const profile::Sensitivity& sensitivity, const Menu& menu,
                            const allocate::Choice& choice);

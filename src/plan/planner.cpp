@@ -157,26 +157,35 @@ std::optional<TokenTime> token_time(const Menu& menu, const Choice& choice, cons
 
 }  // namespace
 
+void apply_budget(const Menu& menu, const Choice& choice, const Budget& budget, Plan& plan) {
+  plan.budget_bytes = budget.file_bytes;
+  plan.memory = budget.memory;
+  if (plan.memory) plan.memory->weight_bytes = plan.bytes;
+  plan.latency = token_time(menu, choice, budget);
+}
+
+Result<Menu> make_timed_menu(const profile::Sensitivity& sensitivity, const Budget& budget,
+                             const Rules& rules, bool smooth) {
+  OPTIQ_TRY(Menu menu, make_menu(sensitivity, rules, smooth));
+  if (!budget.latency) return menu;
+  OPTIQ_CHECK(check_limit(*budget.latency));
+  OPTIQ_CHECK(add_times(sensitivity, budget.latency->table, menu));
+  return menu;
+}
+
 Result<Plan> make_plan(const profile::Sensitivity& sensitivity, const Budget& budget, const Rules& rules,
                        const PlanOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   OPTIQ_CHECK(profile::check_sensitivity(sensitivity, "sensitivity"));
-  OPTIQ_TRY(Menu menu, make_menu(sensitivity, rules, options.smooth));
-  if (budget.latency) {
-    OPTIQ_CHECK(check_limit(*budget.latency));
-    OPTIQ_CHECK(add_times(sensitivity, budget.latency->table, menu));
-  }
+  OPTIQ_TRY(const Menu menu, make_timed_menu(sensitivity, budget, rules, options.smooth));
   OPTIQ_TRY(const Fit fit, solve_exactly(sensitivity, menu, budget, options.limits));
   Choice choice = fit.solution.choice;
   if (options.interactions) {
     OPTIQ_TRY(choice, refine_where_it_holds(sensitivity, menu, fit, budget.file_bytes));
   }
   Plan plan = assemble(sensitivity, menu, choice);
-  plan.budget_bytes = budget.file_bytes;
   plan.gap = gap_of(plan, fit.solution);
-  plan.memory = budget.memory;
-  if (plan.memory) plan.memory->weight_bytes = plan.bytes;
-  plan.latency = token_time(menu, choice, budget);
+  apply_budget(menu, choice, budget, plan);
   plan.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   OPTIQ_CHECK(check_plan(plan, "plan"));
   return plan;

@@ -14,7 +14,7 @@ void GramSums::add(const std::string& module, const mx::array& input) {
   if (is_new && input.id() == last_input_) known->second = input_of_.at(last_module_);
   last_input_ = input.id();
   last_module_ = module;
-  if (known->second == module) pending_.emplace_back(module, kernels::gram(input));
+  if (known->second == module) pending_.emplace_back(module, kernels::gram(input, compute_));
 }
 
 Status GramSums::evaluate() {

@@ -11,6 +11,8 @@ namespace optiq::profile {
 
 class GramSums {
  public:
+  explicit GramSums(kernels::Compute compute) : compute_(compute) {}
+
   /// To be given as a watch's tap; modules that read the same array share a sum.
   void add(const std::string& module, const model::mx::array& input);
 
@@ -21,6 +23,7 @@ class GramSums {
   [[nodiscard]] Result<Grams> means(std::int64_t tokens) &&;
 
  private:
+  kernels::Compute compute_;
   std::map<std::string, std::vector<float>> sums_;
   std::vector<std::pair<std::string, model::mx::array>> pending_;
   std::map<std::string, std::string> input_of_;  ///< module → the one that holds its sum

@@ -10,16 +10,28 @@ namespace {
 
 namespace mx = model::mx;
 
+/// Sequences go through a block together until they have so many tokens: a Gram is written once for all.
+constexpr std::int64_t kTokensAtOnce = 2048;
+
+std::int64_t sequences_together(std::int64_t tokens) {
+  return std::max<std::int64_t>(1, kTokensAtOnce / tokens);
+}
+
 class GramWalk {
  public:
-  GramWalk(const WalkSetting& setting, Walk walk, const GramVisitor& visitor, const Progress& progress)
-      : setting_(setting), walk_(std::move(walk)), visitor_(visitor), progress_(progress) {}
+  GramWalk(const WalkSetting& setting, const WalkOptions& options, Walk walk, const GramVisitor& visitor,
+           const Progress& progress)
+      : setting_(setting),
+        options_(options),
+        walk_(std::move(walk)),
+        visitor_(visitor),
+        progress_(progress) {}
 
   Status visit_block(std::int64_t layer) {
-    GramSums sums;
+    GramSums sums(options_.compute);
     const bool wanted = is_wanted(layer);
     const Watch watch = watch_of(sums);
-    if (!visitor_.replaces) {
+    if (!options_.replaces) {
       OPTIQ_CHECK(walk_.advance(layer, wanted ? &watch : nullptr, nullptr));
       return visit(layer, std::move(sums)).map([](const auto&) {});
     }
@@ -29,21 +41,21 @@ class GramWalk {
   }
 
   Status visit_head() {
-    GramSums sums;
+    GramSums sums(options_.compute);
     const Watch watch = watch_of(sums);
     if (is_wanted(model::kOutsideBlocks)) OPTIQ_CHECK(walk_.watch(model::kOutsideBlocks, watch));
     return visit(model::kOutsideBlocks, std::move(sums)).map([](const auto&) {});
   }
 
  private:
-  [[nodiscard]] bool is_wanted(std::int64_t layer) const { return !visitor_.wants || visitor_.wants(layer); }
+  [[nodiscard]] bool is_wanted(std::int64_t layer) const { return !options_.wants || options_.wants(layer); }
 
   Watch watch_of(GramSums& sums) {
     return {[&sums](const std::string& module, const mx::array& input) { sums.add(module, input); },
             [this, &sums] {
               const auto stages = static_cast<double>(setting_.model.config().layers + 1);
               report_progress(progress_, "measuring inputs", done_++,
-                              stages * static_cast<double>(setting_.batch.sequences));
+                              stages * static_cast<double>(walk_.groups()));
               return sums.evaluate();
             }};
   }
@@ -51,10 +63,11 @@ class GramWalk {
   Result<Replacements> visit(std::int64_t layer, GramSums sums) {
     const auto grams = std::move(sums).means(setting_.batch.sequences * setting_.batch.tokens);
     if (!grams) return tl::unexpected(describe_non_finite(setting_.model));
-    return visitor_.visit(layer, *grams);
+    return visitor_(layer, *grams);
   }
 
   const WalkSetting& setting_;
+  const WalkOptions& options_;
   Walk walk_;
   const GramVisitor& visitor_;
   const Progress& progress_;
@@ -63,12 +76,16 @@ class GramWalk {
 
 }  // namespace
 
-Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch, kernels::Compute compute,
-                  const GramVisitor& visitor, const MemoryLimit& memory, const Progress& progress) {
-  const WalkSetting setting{model, batch, compute, memory,
-                            gram_walk_bytes(model, batch.tokens, visitor.replaces)};
+Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch, const WalkOptions& options,
+                  const GramVisitor& visit, const Progress& progress) {
+  const WalkSetting setting{model,
+                            batch,
+                            options.compute,
+                            options.memory,
+                            gram_walk_bytes(model, batch.tokens, options.replaces),
+                            sequences_together(batch.tokens)};
   OPTIQ_TRY(Walk begun, Walk::begin(setting));
-  GramWalk walk(setting, std::move(begun), visitor, progress);
+  GramWalk walk(setting, options, std::move(begun), visit, progress);
   for (std::int64_t layer = 0; layer < model.config().layers; ++layer) OPTIQ_CHECK(walk.visit_block(layer));
   return walk.visit_head();
 }
@@ -83,7 +100,7 @@ std::uint64_t gram_walk_bytes(const model::Model& model, std::int64_t tokens, bo
     sums += gram;
   }
   // Of the widest: its factor of one group size, and what making it takes (quant::Gram::factor).
-  return model::pass_bytes(model, tokens) + sums + 4 * widest + (replaces ? block : 0);
+  return model::pass_bytes(model, tokens, sequences_together(tokens)) + sums + 4 * widest + (replaces ? block : 0);
 }
 
 std::vector<float> channel_energies(const quant::Gram& gram) {

@@ -204,7 +204,7 @@ Result<MseResult> measure_mse(const model::Model& model, const calibrate::TokenB
       continue;
     }
     StageInputs inputs(pieces, batch.tokens, least + hidden_bytes(model, batch), options.memory);
-    GramSums sums;
+    GramSums sums(options.compute);
     const Watch watch{[&](const std::string& module, const mx::array& input) {
                         inputs.add(module, input);
                         if (needs_grams) sums.add(module, input);

@@ -42,7 +42,7 @@ Status encode_by_grams(const model::Model& model, const calibrate::TokenBatch& b
     }
     return Replacements{};
   };
-  return walk_grams(model, batch, options.compute, {.visit = visit}, options.memory, progress);
+  return walk_grams(model, batch, {.compute = options.compute, .memory = options.memory}, visit, progress);
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "walk.h"
 
+#include <algorithm>
+
 namespace optiq::profile {
 namespace {
 
@@ -13,22 +15,24 @@ std::uint64_t bytes_of_sequence(const model::Model& model, std::int64_t tokens) 
 }  // namespace
 
 Result<Walk> Walk::begin(const WalkSetting& setting) {
-  const auto count = static_cast<std::size_t>(setting.batch.sequences);
-  OPTIQ_TRY(auto hidden,
-            model::make_activations(count, bytes_of_sequence(setting.model, setting.batch.tokens),
-                                    setting.least_bytes, setting.memory));
+  const std::int64_t sequences = setting.batch.sequences, together = setting.together;
+  const auto count = static_cast<std::size_t>((sequences + together - 1) / together);
+  const std::uint64_t bytes =
+      bytes_of_sequence(setting.model, setting.batch.tokens) * static_cast<std::uint64_t>(together);
+  OPTIQ_TRY(auto hidden, model::make_activations(count, bytes, setting.least_bytes, setting.memory));
   Walk walk(setting, std::move(hidden));
   const model::StageWeights weights(setting.model, model::kOutsideBlocks, 0);
   for (std::size_t i = 0; i < count; ++i) {
-    const mx::array tokens = setting.batch.array(static_cast<std::int64_t>(i));
+    const std::int64_t first = static_cast<std::int64_t>(i) * together;
+    const mx::array tokens = setting.batch.array(first, std::min(together, sequences - first));
     OPTIQ_CHECK(walk.hidden_.put(i, setting.model.embed(tokens, {.compute = setting.compute})));
   }
   return walk;
 }
 
-Result<mx::array> Walk::compute(std::int64_t layer, std::size_t sequence, const Watch* watch,
+Result<mx::array> Walk::compute(std::int64_t layer, std::size_t group, const Watch* watch,
                                 const std::unordered_map<std::string, mx::array>* replaced) {
-  OPTIQ_TRY(const mx::array hidden, hidden_.get(sequence));
+  OPTIQ_TRY(const mx::array hidden, hidden_.get(group));
   model::Pass pass{.compute = setting_.compute, .weights = replaced};
   if (watch != nullptr) pass.tap = watch->tap;
   mx::array output = layer == model::kOutsideBlocks ? setting_.model.head(hidden, pass)

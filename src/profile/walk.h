@@ -18,9 +18,10 @@ struct WalkSetting {
   kernels::Compute compute;
   const MemoryLimit& memory;
   std::uint64_t least_bytes;  ///< what the job takes beside the hidden states
+  std::int64_t together = 1;  ///< sequences that go through a block at once: a group
 };
 
-/// Sees the inputs of a stage's modules for one sequence, and then is asked to evaluate what it made of them.
+/// Sees the inputs of a stage's modules for one group of sequences, and then is asked to evaluate what it made of them.
 struct Watch {
   std::function<void(const std::string& module, const model::mx::array& input)> tap;
   std::function<Status()> evaluate;
@@ -38,15 +39,12 @@ class Walk {
   /// The same, but the hidden states stay. The head (model::kOutsideBlocks) can only be watched.
   Status watch(std::int64_t layer, const Watch& watch);
 
-  /// Of a sequence, in front of the block to come: [1, tokens, hidden].
-  [[nodiscard]] Result<model::mx::array> hidden(std::int64_t sequence) const {
-    return hidden_.get(static_cast<std::size_t>(sequence));
-  }
+  [[nodiscard]] std::size_t groups() const { return hidden_.count(); }
 
  private:
   Walk(const WalkSetting& setting, model::Activations hidden)
       : setting_(setting), hidden_(std::move(hidden)) {}
-  Result<model::mx::array> compute(std::int64_t layer, std::size_t sequence, const Watch* watch,
+  Result<model::mx::array> compute(std::int64_t layer, std::size_t group, const Watch* watch,
                                    const std::unordered_map<std::string, model::mx::array>* replaced);
 
   WalkSetting setting_;

@@ -124,7 +124,7 @@ profile::Sensitivity correct_widths(profile::Sensitivity sensitivity,
 
 Result<RefineResult> refine(const model::Model& reference, const profile::Sensitivity& sensitivity,
                             const plan::Budget& budget, const plan::Rules& rules, const fs::path& activations,
-                            std::vector<plan::Plan> guards, const calibrate::TokenBatch& held_out,
+                            std::vector<plan::Guard> guards, const calibrate::TokenBatch& held_out,
                             const fs::path& out, const RefineOptions& options, const Progress& progress) {
   Refinement refinement(reference, activations, held_out, out, options, progress);
   OPTIQ_TRY(plan::Plan plan, plan::make_plan(sensitivity, budget, rules));
@@ -142,10 +142,8 @@ Result<RefineResult> refine(const model::Model& reference, const profile::Sensit
     plan = next;
     OPTIQ_TRY(is_better, refinement.try_plan(fmt::format("plan {}", round + 1), std::move(next)));
   }
-  for (plan::Plan& guard : guards) {
-    std::string name = fmt::format("uniform {}", quant::to_string(guard.modules.front().format));
-    OPTIQ_CHECK(refinement.try_plan(std::move(name), std::move(guard)));
-  }
+  for (plan::Guard& guard : guards)
+    OPTIQ_CHECK(refinement.try_plan(std::move(guard.name), std::move(guard.plan)));
   return std::move(result);
 }
 

@@ -128,6 +128,22 @@ TEST_F(Encode, CopiesTheRestAndNothingElse) {
   EXPECT_EQ(written.file_bytes(), small_plan().bytes);
 }
 
+TEST_F(Encode, NamesWhatAFoldedSourceWasMadeOf) {
+  encode(small_plan());
+  EXPECT_EQ(parse_json(content("optiq.json"), "optiq.json")->count("folds"), 0u);
+  must(write_file_atomically(
+      source_folder() / "optiq-fold.json",
+      R"({"format":"optiq-fold","version":1,"source":"/a","source_bytes":7,"folds":"r2"})"));
+  encode(small_plan());
+  const Json manifest = parse_json(content("optiq.json"), "optiq.json").value();
+  EXPECT_EQ(manifest["source"], "/a");
+  EXPECT_EQ(manifest["source_bytes"], 7);
+  EXPECT_EQ(manifest["folds"], "r2");
+  EXPECT_TRUE(verify_checkpoint(out()));
+  must(write_file_atomically(source_folder() / "optiq-fold.json", "{"));
+  EXPECT_FALSE(encode_checkpoint(source(), small_plan(), {}, out()));
+}
+
 TEST_F(Encode, ListsEveryModuleInTheConfigAndKeepsTheRestInOrder) {
   encode(small_plan());
   const Json quantization = Json::parse(

@@ -178,5 +178,16 @@ TEST(Gram, MatchesTheDoubleReferenceAndIsSymmetric) {
   }
 }
 
+TEST(Gram, InBf16IsThatOfTheRoundedRows) {
+  Random random(10);
+  for (const auto& [rows, n] : {std::pair{1, 5}, std::pair{333, 530}}) {
+    const mx::array x = random_array(random, {rows, n});
+    const Doubles rounded = values(mx::astype(mx::astype(x, mx::bfloat16), mx::float32));
+    const Doubles xt = transposed(rounded, n), g = values(gram(x, Compute::bf16));
+    EXPECT_TRUE(close(g, reference::matmul_transposed(xt, xt, rows), bound(xt, xt, rows)));
+    EXPECT_EQ(g, transposed(g, n));
+  }
+}
+
 }  // namespace
 }  // namespace optiq::kernels

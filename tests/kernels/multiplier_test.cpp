@@ -8,6 +8,7 @@
 
 #include "kernels/random_matrix.h"
 #include "optiq/quant/format.h"
+#include "src/kernels/cpu/int8_products.h"
 #include "support/seed.h"
 
 namespace optiq::kernels::cpu {
@@ -125,6 +126,31 @@ TEST(Multiplier, EveryModeRowCountAndMixtureMatchesTheReference) {
         expect_product(y, before, weights[i], x, rows, uses[i], offsets[i], compute);
         for (std::size_t r = 0; r < rows; ++r)
           ASSERT_TRUE(std::isnan(y[offsets[i] + r * stride + weights[i].matrix.out])) << "written past a row";
+      }
+    }
+  }
+}
+
+TEST(Int8Products, BothWaysMatchTheReferenceAndTheTableChooses) {
+  Random random(test::seed());
+  const std::size_t in = 384;
+  for (const int bits : {2, 3, 4, 5, 6, 8}) {
+    const std::size_t first_panels = kernels().panels_from(bits);
+    ASSERT_GE(first_panels, 2u);
+    EXPECT_EQ(int8_way(first_panels - 1, bits), Int8Way::dots);
+    EXPECT_EQ(int8_way(first_panels, bits), Int8Way::panels);
+    const Weights w(random, 101, in, bits, 64);
+    for (const std::size_t rows : {1, 6, 33}) {
+      const Floats x = random_floats(random, rows * in);
+      RoundedRows rounded;
+      for (const Int8Way way : {Int8Way::dots, Int8Way::panels}) {
+        SCOPED_TRACE(fmt::format("bits {} rows {} way {}", bits, rows, static_cast<int>(way)));
+        Floats y(rows * 101, std::numeric_limits<float>::quiet_NaN());
+        const Floats before = y;
+        const Use use{&w.matrix, w.bias.data(), y.data(), 101, false};
+        rounded.begin(x.data(), rows, in);
+        multiply_int8(rounded, rows, {&use, 1}, way);
+        expect_product(y, before, w, x, rows, use, 0, Compute::int8);
       }
     }
   }

@@ -47,6 +47,8 @@ TEST(Threads, ProductsDoNotDependOnTheirNumber) {
   expect_same_bits(rows * in, [&](float* dx) { multiply_by(dy.data(), rows, weight, dx); });
   expect_same_bits(out * in, [&](float* dw) { multiply_transposed(dy.data(), out, x.data(), in, rows, dw); });
   expect_same_bits(in * in, [&](float* gram) { multiply_by_own_transpose(x.data(), in, rows, gram); });
+  const auto rounded = rounded_to_bf16(x.data(), x.size());
+  expect_same_bits(in * in, [&](float* gram) { multiply_by_own_transpose(rounded.data(), in, rows, gram); });
 }
 
 TEST(Threads, AttentionDoesNotDependOnTheirNumber) {

@@ -323,10 +323,12 @@ Doubles mean_gram(const Doubles& rows, std::size_t width) {
   return gram;
 }
 
+/// More sequences than go through a block together, and a rest.
 TEST_P(Estimators, GramsAreTheMeanProductsOfTheInputs) {
-  const TinyBench tiny(GetParam(), random_, 2, 11);
+  constexpr std::int64_t sequences = 200;
+  const TinyBench tiny(GetParam(), random_, sequences, 11);
   std::map<std::string, Doubles> expected;
-  for (std::int64_t sequence = 0; sequence < 2; ++sequence) {
+  for (std::int64_t sequence = 0; sequence < sequences; ++sequence) {
     for (const auto& [module, inputs] : tapped_inputs(tiny, sequence)) {
       Doubles& all = expected[module];
       all.insert(all.end(), inputs.begin(), inputs.end());
@@ -345,7 +347,7 @@ TEST_P(Estimators, GramsAreTheMeanProductsOfTheInputs) {
     }
     return Replacements{};
   };
-  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, {.visit = visit}, {}, nullptr));
+  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, {.compute = kernels::Compute::f32}, visit, nullptr));
   EXPECT_TRUE(expected.empty());
   std::vector<std::int64_t> order;
   for (std::int64_t layer = 0; layer < tiny.model.config().layers; ++layer) order.push_back(layer);
@@ -363,7 +365,7 @@ TEST_P(Estimators, ModulesWithOneInputShareAGram) {
     for (const auto& [module, gram] : grams) distinct.insert(gram.get());
     return Replacements{};
   };
-  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, {.visit = visit}, {}, nullptr));
+  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, {.compute = kernels::Compute::f32}, visit, nullptr));
   EXPECT_GE(modules, 4u);
   EXPECT_EQ(distinct.size(), 4u);  // in front of q/k/v, o, gate/up and down
 }
@@ -397,8 +399,8 @@ TEST_P(Estimators, ReplacementsReachTheBlocksBehind) {
     }
     return Replacements{};
   };
-  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, kernels::Compute::f32, {.visit = visit, .replaces = true},
-                         {}, nullptr));
+  const WalkOptions options{.compute = kernels::Compute::f32, .replaces = true};
+  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, options, visit, nullptr));
 }
 
 }  // namespace

@@ -37,7 +37,7 @@ class Refine : public testing::Test {
     return result;
   }
 
-  Result<RefineResult> run(const profile::Sensitivity& sensitivity, std::vector<plan::Plan> guards,
+  Result<RefineResult> run(const profile::Sensitivity& sensitivity, std::vector<plan::Guard> guards,
                            int rounds = 2) {
     const auto budget = plan::size_budget(test::plan_of(reference_, {4, 32}, quant::Encoder::range).bytes);
     return refine(reference_, sensitivity, budget, {}, {}, std::move(guards), held_out_, out_,
@@ -92,7 +92,7 @@ TEST_F(Refine, IsNeverWorseThanAGuard) {
     const double eight_bits_for_the_first = i == 0 ? 1.0 : 1e-3;
     return bits == 8 ? 0.0 : bits == 4 ? 0.9 * eight_bits_for_the_first : eight_bits_for_the_first;
   });
-  const auto result = run(misled, {uniform}, 0);
+  const auto result = run(misled, {{"uniform 4x32", uniform}}, 0);
   ASSERT_TRUE(result) << result.error().message;
   ASSERT_EQ(result->candidates.size(), 2u);
   EXPECT_EQ(result->candidates[1].name, "uniform 4x32");

@@ -39,8 +39,8 @@ struct TokenBatch {
   [[nodiscard]] std::span<const std::int32_t> row(std::int64_t index) const {
     return std::span(ids).subspan(static_cast<std::size_t>(index * tokens), static_cast<std::size_t>(tokens));
   }
-  /// Row `index` as i32 [1, tokens].
-  [[nodiscard]] model::mx::array array(std::int64_t index) const;
+  /// `count` rows from `index` on as i32 [count, tokens].
+  [[nodiscard]] model::mx::array array(std::int64_t index, std::int64_t count = 1) const;
 };
 
 /// Reads or samples the sequences. One file that is too short for them gives as many as it holds, at least

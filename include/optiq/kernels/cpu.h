@@ -54,10 +54,10 @@ class Multiplier {
   Multiplier(Multiplier&&) noexcept;
   Multiplier& operator=(Multiplier&&) noexcept;
 
-  /// All `uses` have matrices of `in` columns. x [rows, in]. Few rows (8 with int8 and quantized weights,
-  /// else 4) read every weight where it lies; more go through unpacked panels (int8) or blocks in f32 or bf16
-  /// (docs/kernels.md). With Compute::int8, the error against exact arithmetic is that of rounding x to 8
-  /// bits a group: at most max|x|/254 of the group for each element.
+  /// All `uses` have matrices of `in` columns. x [rows, in]. Few rows (4, or with int8 and quantized weights
+  /// what was measured to pay) read every weight where it lies; more go through unpacked panels (int8) or
+  /// blocks in f32 or bf16 (docs/kernels.md). With Compute::int8, the error against exact arithmetic is that
+  /// of rounding x to 8 bits a group: at most max|x|/254 of the group for each element.
   void run(const float* x, std::size_t rows, std::size_t in, std::span<const Use> uses);
 
  private:

@@ -84,7 +84,8 @@ TopProbabilities top_probabilities(const mx::array& logits, int count);
 /// nats; a lower bound of kl_divergence. logits [rows, vocabulary] → f32 [rows]. vjp with respect to logits.
 mx::array top_divergence(const TopProbabilities& reference, const mx::array& logits);
 
-/// Gram += xᵀ·x over all rows of x [..., n] → f32 [n, n].
-mx::array gram(const mx::array& x);
+/// xᵀ·x over all rows of x [..., n] → f32 [n, n], exactly symmetric. Unless `compute` is f32 the rows are
+/// rounded to bf16 first, as `linear` sees them (CPU only: a GPU ignores it).
+mx::array gram(const mx::array& x, Compute compute = Compute::f32);
 
 }  // namespace optiq::kernels

@@ -33,9 +33,9 @@ class StageWeights {
 std::uint64_t stage_bytes(const Model& model, std::int64_t layer);
 /// Of the largest block.
 std::uint64_t largest_block_bytes(const Model& model);
-/// The least that a pass block by block takes: the process, the largest block, and what one sequence of so
-/// many tokens needs inside it.
-std::uint64_t pass_bytes(const Model& model, std::int64_t tokens);
+/// The least that a pass block by block takes: the process, the largest block, and what so many sequences
+/// together need inside it, of so many tokens each.
+std::uint64_t pass_bytes(const Model& model, std::int64_t tokens, std::int64_t sequences = 1);
 
 /// One array for each of many sequences, each of at most 2^31 elements: in memory, or in a scratch file.
 class Activations {

@@ -96,6 +96,22 @@ struct MixedRecipe {
 /// where one of the two was measured for no module.
 Result<Plan> mixed_recipe_plan(const profile::Sensitivity& sensitivity, const MixedRecipe& recipe);
 
+/// mlx-lm's mixed_2_6, mixed_3_4, mixed_3_6 and mixed_4_6.
+inline constexpr MixedRecipe kMixedRecipes[] = {
+    {{2, 64}, {6, 64}}, {{3, 64}, {4, 64}}, {{3, 64}, {6, 64}}, {{4, 64}, {6, 64}}};
+
+/// A simple plan that a chosen one must not be worse than.
+struct Guard {
+  std::string name;  ///< "uniform 4x64", "mixed_3_6"
+  Plan plan;
+};
+/// Of the uniform plans and of mlx-lm's recipes that keep to the budget's bytes and time and to the rules,
+/// the one each of least predicted KL; none of a kind where none keeps to them. Modules whose rows a format
+/// does not divide stay dense, which the rules must allow then. Errors: those of make_plan's rules and
+/// limits.
+Result<std::vector<Guard>> guard_plans(const profile::Sensitivity& sensitivity, const Budget& budget,
+                                       const Rules& rules);
+
 /// The formats that were measured for any module, in order.
 std::vector<quant::Format> measured_formats(const profile::Sensitivity& sensitivity);
 

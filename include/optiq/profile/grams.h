@@ -21,23 +21,27 @@ using Grams = std::map<std::string, std::shared_ptr<const quant::Gram>>;
 /// What the rest of the pass shall use instead of a block's own weights: module name → [out, in].
 using Replacements = std::unordered_map<std::string, model::mx::array>;
 
-struct GramVisitor {
-  /// Sees one block's Grams (layer 0 … layers − 1), and at last the head's (layer −1).
-  std::function<Result<Replacements>(std::int64_t layer, const Grams& grams)> visit;
+/// Sees one block's Grams (layer 0 … layers − 1), and at last the head's (layer −1).
+using GramVisitor = std::function<Result<Replacements>(std::int64_t layer, const Grams& grams)>;
+
+struct WalkOptions {
+  kernels::Compute compute = kernels::Compute::bf16;  ///< of the passes, and of the Grams (kernels::gram)
+  /// Later blocks see what a block gives with the weights that `visit` returned in place of its own; what they
+  /// are is else ignored.
+  bool replaces = false;
   /// Whether a stage's Grams are wanted; `visit` gets none of those that are not. Empty: all are.
   std::function<bool(std::int64_t layer)> wants = {};
-  /// Whether later blocks shall see what a block gives with the weights that `visit` returned in its place.
-  bool replaces = false;
+  MemoryLimit memory = {};  ///< hidden states go to memory.scratch where it has no room for them
 };
 
-/// Takes the calibration sequences through the model block by block. Memory: one block's weights and Grams,
-/// and the hidden states of all sequences (f32), which go to memory.scratch where the limit has no room for
-/// them. Cost: a forward pass, a second one where the visitor replaces, and in² multiplications a token for
+/// Takes the calibration sequences through the model block by block. Memory: the hidden states of all
+/// sequences (f32), one block's weights, Grams and activations of some 2,048 tokens. Cost: a forward pass, a
+/// second one of each block where the options say that it is replaced, and in²/2 multiplications a token for
 /// each input of a block. Errors: those of `visit`; bad_input naming a module whose inputs are not finite.
-Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch, kernels::Compute compute,
-                  const GramVisitor& visitor, const MemoryLimit& memory, const Progress& progress);
+Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch, const WalkOptions& options,
+                  const GramVisitor& visit, const Progress& progress);
 
-/// The least memory of walk_grams with an encoder that factors Grams; `replaces` as the visitor's.
+/// The least memory of walk_grams with an encoder that factors Grams; `replaces` as in the options.
 std::uint64_t gram_walk_bytes(const model::Model& model, std::int64_t tokens, bool replaces);
 
 /// Why activations are not finite: bad_input naming the first weight that is not, or else the model's folder.

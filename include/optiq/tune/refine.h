@@ -43,7 +43,7 @@ struct RefineResult {
 /// encode_checkpoint; bad_input for held-out tokens outside the vocabulary.
 Result<RefineResult> refine(const model::Model& reference, const profile::Sensitivity& sensitivity,
                             const plan::Budget& budget, const plan::Rules& rules,
-                            const std::filesystem::path& activations, std::vector<plan::Plan> guards,
+                            const std::filesystem::path& activations, std::vector<plan::Guard> guards,
                             const calibrate::TokenBatch& held_out, const std::filesystem::path& out,
                             const RefineOptions& options, const Progress& progress);
 

@@ -22,6 +22,6 @@ mx::array sample_rows(const mx::array& logits, const mx::array& uniforms);
 mx::array kl_divergence(const mx::array& reference, const mx::array& logits);
 TopProbabilities top_probabilities(const mx::array& logits, int count);
 mx::array top_divergence(const TopProbabilities& reference, const mx::array& logits);
-mx::array gram(const mx::array& x);
+mx::array gram(const mx::array& x, Compute compute);
 
 }  // namespace optiq::kernels::cpu

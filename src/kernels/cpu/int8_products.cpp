@@ -10,8 +10,6 @@
 namespace optiq::kernels::cpu {
 namespace {
 
-/// From this many rows on, a panel is unpacked once for all of them. Chosen by estimate; not measured yet.
-constexpr std::size_t kPanelFrom = 9;
 /// Columns of a panel: whole groups of every size, and 64 rows of them stay in the first-level cache.
 constexpr std::size_t kPanelColumns = 256;
 
@@ -152,19 +150,34 @@ void many_rows(const Use& use, Range o, const Int8Rows& x, std::size_t rows) {
 
 }  // namespace
 
+Int8Way int8_way(std::size_t rows, int bits) {
+  return rows < kernels().panels_from(bits) ? Int8Way::dots : Int8Way::panels;
+}
+
 void multiply_int8(RoundedRows& x, std::size_t rows, std::span<const Use> uses) {
+  while (!uses.empty()) {
+    const Int8Way way = int8_way(rows, uses.front().matrix->bits);
+    const auto end =
+        std::ranges::find_if(uses, [&](const Use& use) { return int8_way(rows, use.matrix->bits) != way; });
+    const auto alike = uses.first(static_cast<std::size_t>(end - uses.begin()));
+    multiply_int8(x, rows, alike, way);
+    uses = uses.subspan(alike.size());
+  }
+}
+
+void multiply_int8(RoundedRows& x, std::size_t rows, std::span<const Use> uses, Int8Way way) {
   constexpr std::size_t kMostAtOnce = 8;
-  const bool few = rows < kPanelFrom;
-  const auto step = [few](const Matrix& w) { return few ? rows_of_a_task(w) : kernels().panel_rows; };
+  const bool dots = way == Int8Way::dots;
+  const auto step = [dots](const Matrix& w) { return dots ? rows_of_a_task(w) : kernels().panel_rows; };
   while (!uses.empty()) {
     const auto part = uses.first(std::min(uses.size(), kMostAtOnce));
     std::array<Int8Rows, kMostAtOnce> rounded;
     for (std::size_t i = 0; i < part.size(); ++i) {
       const Matrix& w = *part[i].matrix;
-      rounded[i] = x.rows(w.group_size, few ? order_of(w.bits) : 0);
+      rounded[i] = x.rows(w.group_size, dots ? order_of(w.bits) : 0);
     }
     run_tasks(part, step,
-              [&](std::size_t i, Range o) { (few ? few_rows : many_rows)(part[i], o, rounded[i], rows); });
+              [&](std::size_t i, Range o) { (dots ? few_rows : many_rows)(part[i], o, rounded[i], rows); });
     uses = uses.subspan(part.size());
   }
 }

@@ -39,6 +39,12 @@ bool has_avxvnni() {
   return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & kAvxVnni) != 0;
 }
 
+bool has_gfni() {
+  constexpr unsigned kGfni = 1u << 8;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (c & kGfni) != 0;
+}
+
 /// All of x86-64-v4, which avx512.cpp is compiled for.
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -51,7 +57,7 @@ bool has_avx512vnni256() {
 }
 
 bool has_avx512vnni() {
-  return has_avx512vnni256() && __builtin_cpu_supports("avx512vbmi");
+  return has_avx512vnni256() && __builtin_cpu_supports("avx512vbmi") && has_gfni();
 }
 #elif defined(__aarch64__) && defined(__APPLE__)
 bool has_feature(const char* name) {

@@ -64,6 +64,20 @@ struct Int8Panel {
   int group_size, bits;
 };
 
+/// From how many rows of activations on panels are faster than dot products, by the weights' bits: what
+/// bench/int8_bench.cpp measured (bench/results/2026-11-25-cpu-speed.md), or an estimate where a table says
+/// so.
+struct PanelsFrom {
+  std::size_t bits2, bits3, bits4, bits5, bits6, bits8;
+
+  [[nodiscard]] constexpr std::size_t operator()(int bits) const {
+    constexpr std::size_t PanelsFrom::*kMembers[]{&PanelsFrom::bits2, &PanelsFrom::bits3, &PanelsFrom::bits4,
+                                                  &PanelsFrom::bits5, &PanelsFrom::bits6, nullptr,
+                                                  &PanelsFrom::bits8};
+    return this->*kMembers[bits - 2];
+  }
+};
+
 struct KernelTable {
   const char* name;
 
@@ -143,6 +157,7 @@ struct KernelTable {
   void (*int8_dot)(const QuantizedRows& w, std::size_t first, std::size_t count, const Int8Rows& x,
                    std::size_t rows, float* y, std::size_t y_stride);
 
+  PanelsFrom panels_from;
   std::size_t panel_rows;  ///< weight rows of a panel, a multiple of 16
   std::size_t tile_rows;   ///< rows of activations of a tile
   /// Panel values of weight rows [first, first + count), count ≤ panel_rows, and columns [column, column +

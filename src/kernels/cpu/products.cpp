@@ -96,13 +96,14 @@ void multiply_transposed(const T* a, std::size_t m, const T* b, std::size_t n, s
   });
 }
 
-void multiply_by_own_transpose(const float* a, std::size_t n, std::size_t rows, float* c) {
+template <class T>
+void multiply_by_own_transpose(const T* a, std::size_t n, std::size_t rows, float* c) {
   const std::vector<Range> pieces = split(n, 256);
   parallel_for(pieces.size() * pieces.size(), 1, [&](std::size_t begin, std::size_t end) {
     for (std::size_t tile = begin; tile < end; ++tile) {
       const Range i = pieces[tile / pieces.size()], j = pieces[tile % pieces.size()];
       if (i.begin > j.begin) continue;
-      multiply(Product<float>{
+      multiply(Product<T>{
           i.size(), j.size(), rows, {a + i.begin, n, true}, {a + j.begin, n}, c + i.begin * n + j.begin, n});
     }
   });
@@ -129,5 +130,7 @@ template void multiply_by(const std::uint16_t*, std::size_t, const BlockedWeight
 template void multiply_transposed(const float*, std::size_t, const float*, std::size_t, std::size_t, float*);
 template void multiply_transposed(const std::uint16_t*, std::size_t, const std::uint16_t*, std::size_t,
                                   std::size_t, float*);
+template void multiply_by_own_transpose(const float*, std::size_t, std::size_t, float*);
+template void multiply_by_own_transpose(const std::uint16_t*, std::size_t, std::size_t, float*);
 
 }  // namespace optiq::kernels::cpu

@@ -42,7 +42,8 @@ template <class T>
 void multiply_transposed(const T* a, std::size_t m, const T* b, std::size_t n, std::size_t rows, float* c);
 
 /// c[n, n] = a[rows, n]ᵀ·a, exactly symmetric; half the work.
-void multiply_by_own_transpose(const float* a, std::size_t n, std::size_t rows, float* c);
+template <class T>
+void multiply_by_own_transpose(const T* a, std::size_t n, std::size_t rows, float* c);
 
 /// x rounded to bf16.
 std::vector<std::uint16_t> rounded_to_bf16(const float* x, std::size_t count);

@@ -5,7 +5,7 @@
 
 namespace optiq::kernels::cpu {
 
-const KernelTable avx2_kernels = make_table("avx2");
+const KernelTable avx2_kernels = make_table("avx2", {32, 9, 32, 12, 9, 192});
 
 }  // namespace optiq::kernels::cpu
 

@@ -5,7 +5,7 @@
 
 namespace optiq::kernels::cpu {
 
-const KernelTable avx512_kernels = make_table("avx512");
+const KernelTable avx512_kernels = make_table("avx512", {24, 9, 24, 9, 9, 20});
 
 }  // namespace optiq::kernels::cpu
 

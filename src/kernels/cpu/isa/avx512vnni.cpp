@@ -5,7 +5,7 @@
 
 namespace optiq::kernels::cpu {
 
-const KernelTable avx512vnni_kernels = make_table("avx512vnni");
+const KernelTable avx512vnni_kernels = make_table("avx512vnni", {12, 14, 14, 9, 10, 12});
 
 }  // namespace optiq::kernels::cpu
 

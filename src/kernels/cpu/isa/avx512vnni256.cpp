@@ -5,7 +5,7 @@
 
 namespace optiq::kernels::cpu {
 
-const KernelTable avx512vnni256_kernels = make_table("avx512vnni256");
+const KernelTable avx512vnni256_kernels = make_table("avx512vnni256", {13, 9, 14, 9, 9, 13});
 
 }  // namespace optiq::kernels::cpu
 

@@ -5,7 +5,7 @@
 
 namespace optiq::kernels::cpu {
 
-const KernelTable avxvnni_kernels = make_table("avxvnni");
+const KernelTable avxvnni_kernels = make_table("avxvnni", {14, 9, 14, 9, 9, 14});
 
 }  // namespace optiq::kernels::cpu
 
