@@ -74,6 +74,7 @@ class MseStage {
       for (std::size_t i = 0; i < pieces_; ++i)
         record.errors.push_back(static_cast<float>(whole[i] > 0 ? error[i] / whole[i] : 0));
     }
+    tensor.file.release(tensor.bytes);
     return {};
   }
 
