@@ -99,7 +99,7 @@ Status run_compare(const Arguments& args, Console& console) {
   OPTIQ_TRY(const auto known, known_profile(args.quality, args.profile, file, model));
   OPTIQ_TRY(const auto texts, unseen_texts(args.quality, args.profile, known, model, tokenizer, console));
   OPTIQ_TRY(const auto sensitivity, known ? Result<profile::Sensitivity>(*known)
-                                          : measure_profile(args.profile, file, model, tokenizer, console));
+                                          : measure_profile(args.profile, file, model, tokenizer, {}, console));
   OPTIQ_TRY(const auto budget, budget_of(args.plan, sensitivity));
   OPTIQ_TRY(const auto field, compare::make_field(sensitivity, budget, rules));
   OPTIQ_TRY(const auto measured,

@@ -1,6 +1,7 @@
 #include "optiq/calibrate/calibrate.h"
 #include "optiq/evaluate/choices.h"
 #include "optiq/evaluate/evaluate.h"
+#include "memory_options.h"
 #include "quality_json.h"
 #include "tasks_output.h"
 #include "verbs.h"
@@ -48,6 +49,7 @@ struct EvalArguments {
   std::int64_t limit = 0;
   evaluate::Options options;
   evaluate::ChoiceOptions choices;
+  MemoryArguments memory;
 };
 
 /// What is measured, and what it is compared with.
@@ -57,11 +59,11 @@ struct Models {
   std::optional<model::Model> reference;
 
   static Result<Models> open(const EvalArguments& args) {
-    OPTIQ_TRY(auto model, model::Model::open(args.model));
+    OPTIQ_TRY(auto model, model::Model::open(args.model, args.memory.access()));
     OPTIQ_TRY(auto tokenizer, io::Tokenizer::open(args.model));
     Models models{std::move(model), std::move(tokenizer), {}};
     if (!args.reference.empty()) {
-      OPTIQ_TRY(models.reference, model::Model::open(args.reference));
+      OPTIQ_TRY(models.reference, model::Model::open(args.reference, args.memory.access()));
     }
     return models;
   }
@@ -70,9 +72,12 @@ struct Models {
 
 Status eval_text(const EvalArguments& args, const Models& models, Console& console, Json& json) {
   OPTIQ_TRY(const auto tokens, calibrate::tokenize_file(args.text, models.tokenizer));
+  evaluate::Options options = args.options;
+  OPTIQ_TRY(options.memory, memory_limit(args.memory, std::filesystem::temp_directory_path() / "eval"));
   OPTIQ_TRY(const auto quality, evaluate::evaluate_text(models.model, models.reference_or_null(), tokens,
-                                                        args.options, console.progress()));
+                                                        options, console.progress()));
   console.end_progress();
+  console.print(memory_line(options.memory));
   console.print(quality_text(quality));
   json["text"] = args.text;
   json.update(quality_json(quality));
@@ -109,6 +114,8 @@ Status eval_tasks(const EvalArguments& args, const std::vector<evaluate::Task>& 
 Status eval(const EvalArguments& args, Console& console) {
   if (args.text.empty() && args.tasks.empty())
     return fail(ErrorCode::usage, "eval: expected --text, --tasks or both");
+  if (!args.tasks.empty() && args.memory.max_memory)
+    return fail(ErrorCode::usage, "eval: --tasks reads all weights for every batch; --max-memory goes with --text");
   OPTIQ_TRY(const auto tasks, load_tasks(args));
   OPTIQ_TRY(const Models models, Models::open(args));
   Json json{{"model", args.model}, {"reference", args.reference}};
@@ -141,6 +148,7 @@ void add_eval(VerbTable& verbs) {
   verb->add_option("--compute", args->options.compute, "Matrix products; int8: as run computes on a CPU")
       ->transform(CLI::CheckedTransformer(modes))
       ->default_str("f32");
+  add_memory_option(verb, args->memory);
   verbs.on_chosen(verb, [args](Console& console) { return eval(*args, console); });
 }
 

@@ -31,8 +31,10 @@ Result<std::optional<profile::Sensitivity>> known_profile(const QualityArguments
 
 Result<profile::Sensitivity> measure_profile(const ProfileArguments& profile,
                                              const std::filesystem::path& file, const model::Model& model,
-                                             const io::Tokenizer& tokenizer, Console& console) {
-  OPTIQ_TRY(const auto options, profile_options(profile));
+                                             const io::Tokenizer& tokenizer, const MemoryLimit& memory,
+                                             Console& console) {
+  OPTIQ_TRY(auto options, profile_options(profile));
+  options.memory = memory;
   OPTIQ_TRY(const auto source, calibration_source(profile));
   return profile::profile(model, tokenizer, source, options, file, console.progress());
 }

@@ -27,7 +27,8 @@ Result<std::optional<profile::Sensitivity>> known_profile(const QualityArguments
 /// A new one, written to `file`.
 Result<profile::Sensitivity> measure_profile(const ProfileArguments& profile,
                                              const std::filesystem::path& file, const model::Model& model,
-                                             const io::Tokenizer& tokenizer, Console& console);
+                                             const io::Tokenizer& tokenizer, const MemoryLimit& memory,
+                                             Console& console);
 
 /// What nothing was calibrated on, in windows that no two of these share.
 struct UnseenTexts {

@@ -9,6 +9,7 @@
 #include "optiq/tune/effort.h"
 #include "optiq/tune/refine.h"
 #include "optiq/tune/round.h"
+#include "memory_options.h"
 #include "quality_json.h"
 #include "quality_options.h"
 #include "quality_table.h"
@@ -24,12 +25,36 @@ struct Arguments {
   QualityArguments quality;
   ProfileArguments profile;
   PlanArguments plan;
+  MemoryArguments memory;
 };
 
-/// How long it will take from here.
-Status say_time(const Arguments& args, const tune::Recipe& recipe, const model::Model& model,
-                Console& console) {
-  OPTIQ_TRY(const auto options, profile_options(args.profile));
+/// What a limit of memory rules out, asked before hours of work.
+Status check_bounded(const Arguments& args, const tune::Recipe& recipe) {
+  if (!args.memory.max_memory) return {};
+  if (recipe.refine_rounds > 0 || recipe.distill_epochs > 0 || recipe.learned_bits > 0 || args.folds != "none") {
+    return fail(ErrorCode::usage,
+                "--max-memory: expected --effort fast without --fold and --learned-bits: what changes models and "
+                "corrects plans holds the whole model");
+  }
+  if (args.quality.text.empty() && args.profile.calibration.empty()) {
+    return fail(ErrorCode::usage,
+                "--max-memory: expected --calibration FILE: a model that samples its own text is read whole for "
+                "every token");
+  }
+  return {};
+}
+
+/// How long it will take from here; within a limit of memory, the disk it needs.
+Status say_needs(const Arguments& args, const tune::Recipe& recipe, const model::Model& model,
+                 const MemoryLimit& memory, Console& console) {
+  OPTIQ_TRY(auto options, profile_options(args.profile));
+  if (memory.is_set()) {
+    options.memory = memory;
+    OPTIQ_TRY(const auto source, calibration_source(args.profile));
+    console.print(fmt::format("{} of disk beside {} while it profiles\n",
+                              format_bytes(profile::disk_needed(model, source, options)), args.out));
+    return {};
+  }
   OPTIQ_TRY(const double seconds, tune::estimate_seconds(model, recipe, args.profile.source.tokens,
                                                          options.label_draws, options.formats.size()));
   console.print(fmt::format("effort {}: about {}\n", args.effort, format_duration(seconds)));
@@ -46,6 +71,7 @@ struct Job {
   plan::Budget budget;
   plan::Rules rules;
   UnseenTexts texts;
+  const MemoryLimit& memory;
   Console& console;
 };
 
@@ -106,7 +132,19 @@ Result<tune::RefineResult> carry_out_from(const Job& job, const model::Model& so
   return result;
 }
 
+/// The plan carried out within a limit of memory: nothing of it is corrected.
+Result<tune::RefineResult> carry_out_bounded(const Job& job) {
+  OPTIQ_TRY(plan::Plan plan, plan::make_plan(job.sensitivity, job.budget, job.rules));
+  OPTIQ_TRY(const auto calibration, encode::read_calibration(job.activations, plan));
+  OPTIQ_CHECK(encode::encode_checkpoint(job.model.checkpoint(), plan, calibration, job.args.out,
+                                        {.memory = job.memory}, job.console.progress()));
+  tune::RefineResult result;
+  result.candidates.push_back({"plan", std::move(plan), 0});
+  return result;
+}
+
 Result<tune::RefineResult> carry_out(const Job& job, const std::vector<fold::Fold>& folds) {
+  if (job.memory.is_set()) return carry_out_bounded(job);
   if (folds.empty()) return carry_out_from(job, job.model, job.activations);
   const ScratchFolder scratch(hidden_folder_beside(job.args.out));
   OPTIQ_TRY(const auto tokens, profile::read_calibration_tokens(job.activations));
@@ -121,7 +159,7 @@ Result<tune::RefineResult> carry_out(const Job& job, const std::vector<fold::Fol
 Result<evaluate::Quality> measure_out(const Job& job) {
   OPTIQ_TRY(auto qualities,
             evaluate::measure_folder(job.args.out, job.model, std::span(&job.texts.measured, 1),
-                                     job.console.progress()));
+                                     job.console.progress(), job.memory));
   return std::move(qualities.front());
 }
 
@@ -138,8 +176,11 @@ Result<std::optional<Measured>> measure_baseline(const Job& job, std::uint64_t b
   for (auto& module : plan->modules) module.encoder = quant::Encoder::rtn;
   const std::string name = "uniform " + quant::to_string(plan->modules.front().format);
   Measured baseline{compare::plan_candidate(name, std::move(*plan)), {}};
-  OPTIQ_TRY(baseline.quality, compare::measure(baseline.candidate, job.model, {}, job.texts.measured,
-                                               hidden_folder_beside(job.args.out), job.console.progress()));
+  OPTIQ_TRY(auto qualities,
+            evaluate::measure_trial({*baseline.candidate.plan, job.model, {}}, job.model,
+                                    std::span(&job.texts.measured, 1), hidden_folder_beside(job.args.out),
+                                    job.console.progress(), job.memory));
+  baseline.quality = std::move(qualities.front());
   return std::optional(std::move(baseline));
 }
 
@@ -180,6 +221,7 @@ Status report_result(const Job& job, const tune::RefineResult& refined, const co
   console.end_progress();
   console.print(quality_table(rows));
   console.print(latency_line(plan));
+  console.print(memory_line(job.memory));
   if (!folds.folds.empty()) console.print(fmt::format("folded: {}\n", fold::folds_name(folds.folds)));
   console.print(fmt::format("predicted KL {:.5f} ± {:.5f}; report: {}/report.html\n", plan.predicted_kl,
                             plan.predicted_kl_standard_error, job.args.out));
@@ -195,8 +237,10 @@ Status report_result(const Job& job, const tune::RefineResult& refined, const co
 }
 
 Status quantize(const Arguments& args, const tune::Recipe& recipe, Console& console) {
+  OPTIQ_CHECK(check_bounded(args, recipe));
   OPTIQ_CHECK(encode::check_output(args.out));
-  OPTIQ_TRY(const auto model, model::Model::open(args.model));
+  OPTIQ_TRY(const auto memory, memory_limit(args.memory, args.out));
+  OPTIQ_TRY(const auto model, model::Model::open(args.model, args.memory.access()));
   OPTIQ_CHECK(check_folds(args, model));
   OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(args.model));
   const fs::path file = profile_file(args.quality, args.out);
@@ -204,8 +248,8 @@ Status quantize(const Arguments& args, const tune::Recipe& recipe, Console& cons
   OPTIQ_TRY(auto sensitivity, known_profile(args.quality, args.profile, file, model));
   OPTIQ_TRY(auto texts, unseen_texts(args.quality, args.profile, sensitivity, model, tokenizer, console));
   if (!sensitivity) {
-    OPTIQ_CHECK(say_time(args, recipe, model, console));
-    OPTIQ_TRY(sensitivity, measure_profile(args.profile, file, model, tokenizer, console));
+    OPTIQ_CHECK(say_needs(args, recipe, model, memory, console));
+    OPTIQ_TRY(sensitivity, measure_profile(args.profile, file, model, tokenizer, memory, console));
   }
   OPTIQ_TRY(auto budget, budget_of(args.plan, *sensitivity));
   const Job job{args,
@@ -216,6 +260,7 @@ Status quantize(const Arguments& args, const tune::Recipe& recipe, Console& cons
                 std::move(budget),
                 std::move(rules),
                 std::move(texts),
+                memory,
                 console};
   OPTIQ_TRY(const auto folds, choose_folds(job));
   OPTIQ_TRY(const auto refined, carry_out(job, folds.folds));
@@ -244,6 +289,7 @@ void add_quantize(VerbTable& verbs) {
       ->check(CLI::Range(0, 8));
   add_profile_options(verb, args->profile);
   add_plan_options(verb, args->plan, false);
+  add_memory_option(verb, args->memory);
   verbs.on_chosen(verb, [args, verb](Console& console) -> Status {
     OPTIQ_TRY(const auto effort, tune::parse_effort(args->effort));
     tune::Recipe recipe = tune::recipe_of(effort);

@@ -2,8 +2,9 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/mman.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -13,6 +14,8 @@
 #include <fstream>
 #include <system_error>
 #include <vector>
+
+#include "optiq/base/units.h"
 
 namespace optiq {
 namespace {
@@ -56,11 +59,40 @@ void remove_orphans(const fs::path& sibling) {
   for (const fs::path& orphan : orphans) fs::remove_all(orphan, ignored);
 }
 
-/// A hidden sibling's name that no other process uses.
-fs::path sibling_name(const fs::path& path, std::string_view suffix) {
+/// A hidden sibling.
+fs::path hidden_sibling(const fs::path& path, std::string_view suffix) {
   fs::path clean = fs::absolute(path).lexically_normal();
   if (!clean.has_filename()) clean = clean.parent_path();
-  return clean.parent_path() / fmt::format(".{}.{}.{}", clean.filename().string(), suffix, ::getpid());
+  return clean.parent_path() / fmt::format(".{}.{}", clean.filename().string(), suffix);
+}
+
+/// A hidden sibling's name that no other process uses.
+fs::path sibling_name(const fs::path& path, std::string_view suffix) {
+  return hidden_sibling(path, fmt::format("{}.{}", suffix, ::getpid()));
+}
+
+/// Bytes that a writer lets pile up before the device begins with them.
+constexpr std::uint64_t kWriteBehindBytes = 32u << 20;
+
+/// A staging folder replaces only what a program like this one wrote.
+Status check_target(const fs::path& target, std::string_view marker) {
+  std::error_code ignored;
+  if (!fs::exists(target, ignored)) return {};
+  if (!fs::is_directory(target, ignored)) {
+    return fail(ErrorCode::bad_input, "{}: expected a folder or a new name, found a file", target.string());
+  }
+  if (!fs::is_empty(target, ignored) && !fs::exists(target / marker, ignored)) {
+    return fail(ErrorCode::bad_input, "{}: refusing to replace a folder that holds no {}", target.string(),
+                marker);
+  }
+  return {};
+}
+
+Status make_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (!error) return {};
+  return fail(ErrorCode::out_of_resources, "{}: cannot create: {}", folder.string(), error.message());
 }
 
 /// Exchanges two existing paths atomically.
@@ -73,32 +105,6 @@ int exchange_paths(const fs::path& a, const fs::path& b) {
 }
 
 }  // namespace
-
-Result<MappedFile> MappedFile::open(const fs::path& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) return fail(ErrorCode::bad_input, "{}: cannot open: {}", path.string(), last_error());
-  struct stat info {};
-  if (::fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode)) {
-    ::close(descriptor);
-    return fail(ErrorCode::bad_input, "{}: expected a regular file", path.string());
-  }
-  MappedFile file;
-  file.path_ = path;
-  const auto size = static_cast<std::size_t>(info.st_size);
-  if (size != 0) {
-    void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
-    if (address == MAP_FAILED) {
-      const std::string reason = last_error();
-      ::close(descriptor);
-      return fail(ErrorCode::out_of_resources, "{}: cannot map {} bytes: {}", path.string(), size, reason);
-    }
-    file.mapping_ =
-        std::shared_ptr<const void>(address, [size](const void* p) { ::munmap(const_cast<void*>(p), size); });
-    file.bytes_ = {static_cast<const std::byte*>(address), size};
-  }
-  ::close(descriptor);
-  return file;
-}
 
 Result<std::string> read_text_file(const fs::path& path, std::uint64_t limit_bytes) {
   OPTIQ_TRY(const MappedFile file, MappedFile::open(path));
@@ -156,11 +162,14 @@ Result<FileWriter> FileWriter::resume(const fs::path& path, std::uint64_t keep_b
 }
 
 FileWriter::FileWriter(FileWriter&& other) noexcept
-    : descriptor_(std::exchange(other.descriptor_, -1)), path_(std::move(other.path_)) {}
+    : descriptor_(std::exchange(other.descriptor_, -1)),
+      path_(std::move(other.path_)),
+      waiting_bytes_(other.waiting_bytes_) {}
 
 FileWriter& FileWriter::operator=(FileWriter&& other) noexcept {
   std::swap(descriptor_, other.descriptor_);
   std::swap(path_, other.path_);
+  std::swap(waiting_bytes_, other.waiting_bytes_);
   return *this;
 }
 
@@ -175,7 +184,14 @@ Status FileWriter::write(std::span<const std::byte> bytes) {
     if (written < 0)
       return fail(ErrorCode::out_of_resources, "{}: cannot write: {}", path_.string(), last_error());
     bytes = bytes.subspan(static_cast<std::size_t>(written));
+    waiting_bytes_ += static_cast<std::uint64_t>(written);
   }
+#if defined(__linux__)
+  if (waiting_bytes_ >= kWriteBehindBytes) {
+    ::sync_file_range(descriptor_, 0, 0, SYNC_FILE_RANGE_WRITE);
+    waiting_bytes_ = 0;
+  }
+#endif
   return {};
 }
 
@@ -209,32 +225,42 @@ Status swap_folders(const fs::path& a, const fs::path& b) {
 }
 
 Result<StagedDirectory> StagedDirectory::create(const fs::path& target, std::string_view marker) {
-  std::error_code ignored;
-  if (fs::exists(target, ignored)) {
-    if (!fs::is_directory(target, ignored)) {
-      return fail(ErrorCode::bad_input, "{}: expected a folder or a new name, found a file", target.string());
-    }
-    if (!fs::is_empty(target, ignored) && !fs::exists(target / marker, ignored)) {
-      return fail(ErrorCode::bad_input, "{}: refusing to replace a folder that holds no {}", target.string(),
-                  marker);
-    }
-  }
+  OPTIQ_CHECK(check_target(target, marker));
   const fs::path staging = sibling_name(target, "partial");
   remove_orphans(staging);
+  std::error_code ignored;
   fs::remove_all(staging, ignored);
-  std::error_code error;
-  fs::create_directories(staging, error);
-  if (error)
-    return fail(ErrorCode::out_of_resources, "{}: cannot create: {}", staging.string(), error.message());
+  OPTIQ_CHECK(make_folder(staging));
   return StagedDirectory(target, staging);
 }
 
+Result<StagedDirectory> StagedDirectory::resume(const fs::path& target, std::string_view marker) {
+  OPTIQ_CHECK(check_target(target, marker));
+  const fs::path staging = hidden_sibling(target, "partial");
+  OPTIQ_CHECK(make_folder(staging));
+  const int lock = ::open(staging.c_str(), O_RDONLY | O_CLOEXEC);
+  if (lock < 0 || ::flock(lock, LOCK_EX | LOCK_NB) != 0) {
+    const std::string reason = last_error();
+    if (lock >= 0) ::close(lock);
+    return fail(ErrorCode::out_of_resources, "{}: cannot lock it (is another process writing {}?): {}",
+                staging.string(), target.string(), reason);
+  }
+  return StagedDirectory(target, staging, lock);
+}
+
 StagedDirectory::StagedDirectory(StagedDirectory&& other) noexcept
-    : target_(std::move(other.target_)), staging_(std::exchange(other.staging_, {})) {}
+    : target_(std::move(other.target_)),
+      staging_(std::exchange(other.staging_, {})),
+      lock_(std::exchange(other.lock_, -1)) {}
 
 StagedDirectory::~StagedDirectory() {
   std::error_code ignored;
   if (!staging_.empty()) fs::remove_all(staging_, ignored);
+  if (lock_ >= 0) ::close(lock_);
+}
+
+void StagedDirectory::keep() {
+  staging_.clear();
 }
 
 Status StagedDirectory::commit() {
@@ -251,6 +277,22 @@ Status StagedDirectory::commit() {
   if (replaces) fs::remove_all(staging_, ignored);
   staging_.clear();
   return sync_path(parent_of(target_), O_RDONLY);
+}
+
+std::optional<std::uint64_t> free_disk_bytes(const fs::path& path) {
+  fs::path existing = fs::absolute(path).lexically_normal();
+  std::error_code ignored;
+  while (existing.has_relative_path() && !fs::exists(existing, ignored)) existing = existing.parent_path();
+  struct statvfs info {};
+  if (::statvfs(existing.c_str(), &info) != 0) return std::nullopt;
+  return static_cast<std::uint64_t>(info.f_bavail) * info.f_frsize;
+}
+
+Status check_free_disk(const fs::path& path, std::uint64_t bytes, std::string_view what) {
+  const std::optional<std::uint64_t> free = free_disk_bytes(path);
+  if (!free || bytes <= *free) return {};
+  return fail(ErrorCode::out_of_resources, "{}: expected {} of free disk for {}, found {}", path.string(),
+              format_bytes(bytes), what, format_bytes(*free));
 }
 
 }  // namespace optiq

@@ -39,18 +39,22 @@ Result<Journal> Journal::open(const std::filesystem::path& path, const std::stri
   if (const auto old = MappedFile::open(path)) keep = read_records(old->bytes(), records);
   const auto expected = std::as_bytes(std::span(identity));
   const bool same_work = !records.empty() && std::ranges::equal(records.front(), expected);
-  OPTIQ_TRY(auto file, FileWriter::resume(path, same_work ? keep : 0));
+  if (!same_work) return begin(path, identity);
+  OPTIQ_TRY(auto file, FileWriter::resume(path, keep));
   Journal journal(path, std::move(file));
-  if (!same_work) {
-    if (const Status begun = journal.append(expected); !begun) {
-      (void)journal.remove();
-      return tl::unexpected(begun.error());
-    }
-    journal.appended_ = 0;
-    return journal;
-  }
   journal.records_.assign(std::make_move_iterator(records.begin() + 1),
                           std::make_move_iterator(records.end()));
+  return journal;
+}
+
+Result<Journal> Journal::begin(const std::filesystem::path& path, const std::string& identity) {
+  OPTIQ_TRY(auto file, FileWriter::resume(path, 0));
+  Journal journal(path, std::move(file));
+  if (const Status begun = journal.append(std::as_bytes(std::span(identity))); !begun) {
+    (void)journal.remove();
+    return tl::unexpected(begun.error());
+  }
+  journal.appended_ = 0;
   return journal;
 }
 

@@ -52,13 +52,15 @@ Result<Manifest> make_manifest(const io::Checkpoint& source, const plan::Plan& p
 }
 
 Json manifest_to_json(const Manifest& manifest) {
+  plan::Plan plan = manifest.plan;
+  plan.seconds = 0;  // planned again, it shall be the same file
   Json json{{"format", kFormat},
             {"version", profile::kFileVersion},
             {"optiq_version", OPTIQ_VERSION},
             {"source", manifest.source.string()},
             {"source_bytes", manifest.source_bytes},
             {"shard_limit_bytes", manifest.shard_limit_bytes},
-            {"plan", plan::plan_to_json(manifest.plan)}};
+            {"plan", plan::plan_to_json(plan)}};
   if (!manifest.folds.empty()) json["folds"] = manifest.folds;
   return json;
 }

@@ -69,7 +69,9 @@ Status check_tensor(const io::Checkpoint& checkpoint, const io::TensorSpec& spec
                 describe(spec.dtype, spec.shape), describe(view.dtype, view.shape));
   }
   const bool is_affine = spec.name.ends_with(".scales") || spec.name.ends_with(".biases");
-  if (is_affine && is_float_dtype(spec.dtype) && !is_finite(view)) {
+  const bool is_sound = !is_affine || !is_float_dtype(spec.dtype) || is_finite(view);
+  view.file.release(view.bytes);
+  if (!is_sound) {
     return fail(ErrorCode::bad_input, "{}: tensor {}: expected finite values", path.string(), spec.name);
   }
   return {};
@@ -119,7 +121,7 @@ Result<Verification> verify_checkpoint(const fs::path& out) {
   const plan::Plan& plan = manifest.plan;
   const io::ShardLayout layout =
       io::layout_shards(plan::checkpoint_tensors(plan), manifest.shard_limit_bytes);
-  OPTIQ_TRY(const io::Checkpoint checkpoint, io::Checkpoint::open(out));
+  OPTIQ_TRY(const io::Checkpoint checkpoint, io::Checkpoint::open(out, Access::streamed));
   OPTIQ_CHECK(check_tensors(checkpoint, layout));
   OPTIQ_CHECK(check_files(out, layout));
   const Json quantization = quantization_json(plan);

@@ -2,6 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <optional>
+
+#include "optiq/model/stream.h"
 
 namespace optiq::evaluate {
 namespace {
@@ -18,11 +22,42 @@ struct Scores {
   std::vector<double> agreement;
 };
 
-mx::array hidden_of(const model::Model& model, const mx::array& tokens, kernels::Compute compute) {
+/// Windows of one text, all as long.
+struct Windows {
+  std::span<const std::int32_t> tokens;
+  std::size_t context = 0;
+
+  [[nodiscard]] std::size_t count() const { return tokens.size() / context; }
+  [[nodiscard]] std::span<const std::int32_t> window(std::size_t index) const {
+    return tokens.subspan(index * context, context);
+  }
+  /// What the model sees of it: all but the last token.
+  [[nodiscard]] mx::array inputs(std::size_t index) const {
+    return mx::array(window(index).data(), {1, static_cast<int>(context) - 1}, mx::int32);
+  }
+};
+
+/// The hidden states behind the last block, of each window; every block's weights are read once.
+Result<model::Activations> hidden_of(const model::Model& model, const Windows& windows,
+                                     kernels::Compute compute, std::uint64_t least,
+                                     const MemoryLimit& memory) {
   const model::Pass pass{.compute = compute};
-  mx::array hidden = model.embed(tokens, pass);
-  for (std::int64_t layer = 0; layer < model.config().layers; ++layer)
-    hidden = model.block(layer, hidden, pass);
+  const std::uint64_t bytes = (windows.context - 1) * static_cast<std::uint64_t>(model.config().hidden) * 4;
+  OPTIQ_TRY(auto hidden, model::make_activations(windows.count(), bytes, least, memory));
+  {
+    const model::StageWeights weights(model, model::kOutsideBlocks, 0);
+    for (std::size_t i = 0; i < windows.count(); ++i)
+      OPTIQ_CHECK(hidden.put(i, model.embed(windows.inputs(i), pass)));
+  }
+  const std::int64_t layers = model.config().layers;
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    const std::int64_t next = layer + 1 < layers ? layer + 1 : model::kOutsideBlocks;
+    const model::StageWeights weights(model, layer, next);
+    for (std::size_t i = 0; i < windows.count(); ++i) {
+      OPTIQ_TRY(const mx::array before, hidden.get(i));
+      OPTIQ_CHECK(hidden.put(i, model.block(layer, before, pass)));
+    }
+  }
   return hidden;
 }
 
@@ -67,13 +102,9 @@ Status score_positions(const model::Model& model, const model::Model* reference,
 }
 
 Result<Scores> score_window(const model::Model& model, const model::Model* reference,
+                            const mx::array& hidden, const mx::array& reference_hidden,
                             std::span<const std::int32_t> window, kernels::Compute compute) {
   const int positions = static_cast<int>(window.size()) - 1;
-  const mx::array tokens(window.data(), {1, positions}, mx::int32);
-  const mx::array hidden = hidden_of(model, tokens, compute);
-  const mx::array reference_hidden =
-      reference != nullptr ? hidden_of(*reference, tokens, reference_compute(compute)) : hidden;
-  OPTIQ_CHECK(model::evaluate({hidden, reference_hidden}));
   Scores scores;
   for (int first = 0; first < positions; first += kPositionsAtOnce) {
     const int last = std::min(first + kPositionsAtOnce, positions);
@@ -81,6 +112,31 @@ Result<Scores> score_window(const model::Model& model, const model::Model* refer
         score_positions(model, reference, hidden, reference_hidden, window, first, last, compute, scores));
   }
   return scores;
+}
+
+/// The scores of each window, in order, to `take`.
+Status score_windows(const model::Model& model, const model::Model* reference, const Windows& windows,
+                     const Options& options, const std::function<void(const Scores& scores)>& take) {
+  const std::uint64_t least = memory_needed(model, reference, static_cast<std::int64_t>(windows.context));
+  OPTIQ_TRY(const auto hidden, hidden_of(model, windows, options.compute, least, options.memory));
+  std::optional<model::Activations> reference_hidden;
+  if (reference != nullptr) {
+    const std::uint64_t held =
+        hidden.is_on_disk() ? 0 : windows.tokens.size() * static_cast<std::uint64_t>(model.config().hidden) * 4;
+    OPTIQ_TRY(reference_hidden, hidden_of(*reference, windows, reference_compute(options.compute),
+                                          least + held, options.memory));
+  }
+  const model::StageWeights head(model, model::kOutsideBlocks, std::nullopt);
+  std::optional<model::StageWeights> reference_head;
+  if (reference != nullptr) reference_head.emplace(*reference, model::kOutsideBlocks, std::nullopt);
+  for (std::size_t i = 0; i < windows.count(); ++i) {
+    OPTIQ_TRY(const mx::array own, hidden.get(i));
+    OPTIQ_TRY(const mx::array other, reference_hidden ? reference_hidden->get(i) : hidden.get(i));
+    OPTIQ_TRY(const Scores scores,
+              score_window(model, reference, own, other, windows.window(i), options.compute));
+    take(scores);
+  }
+  return {};
 }
 
 double mean_of(const std::vector<double>& values) {
@@ -129,6 +185,18 @@ Distance distance_of(std::vector<double> kl, const std::vector<double>& window_k
 
 }  // namespace
 
+std::uint64_t memory_needed(const model::Model& model, const model::Model* reference, std::int64_t context) {
+  std::uint64_t head = model::stage_bytes(model, model::kOutsideBlocks);
+  std::uint64_t pass = model::pass_bytes(model, context);
+  if (reference != nullptr) {
+    head += model::stage_bytes(*reference, model::kOutsideBlocks);
+    pass = std::max(pass, model::pass_bytes(*reference, context));
+  }
+  // Logits of both, and what comparing them takes; products may lay a panel of the head out anew.
+  const auto logits = static_cast<std::uint64_t>(kPositionsAtOnce * model.config().vocabulary) * 4;
+  return std::max(pass, kProcessBytes + head + 8 * logits);
+}
+
 Result<Quality> evaluate_text(const model::Model& model, const model::Model* reference,
                               std::span<const std::int32_t> tokens, const Options& options,
                               const Progress& progress) {
@@ -138,17 +206,23 @@ Result<Quality> evaluate_text(const model::Model& model, const model::Model* ref
   quality.windows = static_cast<std::int64_t>(tokens.size()) / quality.context;
   if (options.max_windows > 0) quality.windows = std::min(quality.windows, options.max_windows);
   quality.tokens = quality.windows * (quality.context - 1);
+  OPTIQ_CHECK(check_memory(options.memory, memory_needed(model, reference, quality.context), "eval"));
   std::vector<double> kl, window_agreement;
-  for (std::int64_t i = 0; i < quality.windows; ++i) {
-    report_progress(progress, "evaluating", static_cast<double>(i), static_cast<double>(quality.windows));
-    const auto window = tokens.subspan(static_cast<std::size_t>(i * quality.context),
-                                       static_cast<std::size_t>(quality.context));
-    OPTIQ_TRY(const Scores scores, score_window(model, reference, window, options.compute));
+  const auto take = [&](const Scores& scores) {
     quality.window_nll.push_back(-mean_of(scores.log_probabilities));
-    if (reference == nullptr) continue;
+    if (reference == nullptr) return;
     kl.insert(kl.end(), scores.kl.begin(), scores.kl.end());
     quality.window_kl.push_back(mean_of(scores.kl));
     window_agreement.push_back(mean_of(scores.agreement));
+  };
+  // Weights that must be read anew are read once for all windows.
+  const std::int64_t together = options.memory.is_set() ? quality.windows : 1;
+  for (std::int64_t first = 0; first < quality.windows; first += together) {
+    report_progress(progress, "evaluating", static_cast<double>(first), static_cast<double>(quality.windows));
+    const Windows windows{tokens.subspan(static_cast<std::size_t>(first * quality.context),
+                                         static_cast<std::size_t>(together * quality.context)),
+                          static_cast<std::size_t>(quality.context)};
+    OPTIQ_CHECK(score_windows(model, reference, windows, options, take));
   }
   const MeanError nll = mean_with_error(quality.window_nll);
   quality.perplexity = std::exp(nll.mean);

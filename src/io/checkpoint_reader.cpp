@@ -72,8 +72,8 @@ Result<WeightFiles> find_weight_files(const fs::path& folder) {
 
 /// Adds the tensors of one file to `all`, where none of them may be yet. Returns the file's size: header and
 /// tensors are all there is in a file that SafetensorsFile accepts.
-Result<std::uint64_t> add_file(const fs::path& path, std::map<std::string, TensorView>& all) {
-  OPTIQ_TRY(const SafetensorsFile file, SafetensorsFile::open(path));
+Result<std::uint64_t> add_file(const fs::path& path, Access access, std::map<std::string, TensorView>& all) {
+  OPTIQ_TRY(const SafetensorsFile file, SafetensorsFile::open(path, access));
   std::uint64_t bytes = file.header_bytes();
   for (const auto& [name, view] : file.tensors()) {
     bytes += view.bytes.size();
@@ -101,8 +101,9 @@ Status check_against_index(const WeightFiles& files, const std::map<std::string,
 
 }  // namespace
 
-Result<Checkpoint> Checkpoint::open(const fs::path& folder) {
+Result<Checkpoint> Checkpoint::open(const fs::path& folder, Access access) {
   Checkpoint checkpoint;
+  checkpoint.access_ = access;
   checkpoint.folder_ = folder;
   OPTIQ_TRY(checkpoint.config_, read_json_file(folder / "config.json"));
   if (!checkpoint.config_.is_object()) {
@@ -111,7 +112,7 @@ Result<Checkpoint> Checkpoint::open(const fs::path& folder) {
   }
   OPTIQ_TRY(const WeightFiles files, find_weight_files(folder));
   for (const std::string& name : files.names) {
-    OPTIQ_TRY(const std::uint64_t bytes, add_file(folder / name, checkpoint.tensors_));
+    OPTIQ_TRY(const std::uint64_t bytes, add_file(folder / name, access, checkpoint.tensors_));
     checkpoint.file_bytes_ += bytes;
   }
   OPTIQ_CHECK(check_against_index(files, checkpoint.tensors_, folder));

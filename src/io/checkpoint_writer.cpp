@@ -59,18 +59,46 @@ ShardLayout layout_shards(const std::vector<TensorSpec>& tensors, std::uint64_t 
   return layout;
 }
 
+std::vector<TensorPlace> tensor_places(const ShardLayout& layout) {
+  std::vector<TensorPlace> places;
+  for (std::size_t file = 0; file < layout.tensors.size(); ++file) {
+    std::uint64_t offset = safetensors_header_bytes(layout.tensors[file], file_metadata());
+    for (const TensorSpec& spec : layout.tensors[file]) {
+      const std::uint64_t bytes = tensor_bytes(spec).value_or(0);
+      places.push_back({spec.name, file, offset, bytes});
+      offset += bytes;
+    }
+  }
+  return places;
+}
+
 Result<CheckpointWriter> CheckpointWriter::create(const fs::path& folder, ShardLayout layout) {
+  return resume(folder, std::move(layout), 0);
+}
+
+Result<CheckpointWriter> CheckpointWriter::resume(const fs::path& folder, ShardLayout layout,
+                                                  std::size_t done) {
   if (layout.tensors.empty() || layout.file_names.size() != layout.tensors.size())
     return fail(ErrorCode::internal, "checkpoint writer: {} files named for {} sets of tensors",
                 layout.file_names.size(), layout.tensors.size());
   CheckpointWriter writer(folder, std::move(layout));
+  const auto& tensors = writer.layout_.tensors;
+  while (writer.file_ + 1 < tensors.size() && done >= tensors[writer.file_].size())
+    done -= tensors[writer.file_++].size();
+  if (done > tensors[writer.file_].size())
+    return fail(ErrorCode::internal, "checkpoint writer: more tensors are done than the layout has");
+  writer.tensor_ = done;
   OPTIQ_CHECK(writer.open_file());
   return writer;
 }
 
 Status CheckpointWriter::open_file() {
-  OPTIQ_TRY(writer_, SafetensorsWriter::create(folder_ / layout_.file_names[file_], layout_.tensors[file_],
-                                               file_metadata()));
+  const fs::path path = folder_ / layout_.file_names[file_];
+  if (tensor_ > 0) {
+    OPTIQ_TRY(writer_, SafetensorsWriter::resume(path, layout_.tensors[file_], file_metadata(), tensor_));
+  } else {
+    OPTIQ_TRY(writer_, SafetensorsWriter::create(path, layout_.tensors[file_], file_metadata()));
+  }
   return {};
 }
 

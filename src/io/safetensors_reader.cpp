@@ -173,8 +173,8 @@ Result<SafetensorsFile> SafetensorsFile::parse(Bytes bytes, std::string where) {
   return file;
 }
 
-Result<SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& path) {
-  OPTIQ_TRY(const MappedFile mapping, MappedFile::open(path));
+Result<SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& path, Access access) {
+  OPTIQ_TRY(const MappedFile mapping, MappedFile::open(path, access));
   OPTIQ_TRY(SafetensorsFile file, parse(mapping.bytes(), path.string()));
   for (auto& [name, view] : file.tensors_) view.file = mapping;
   return file;

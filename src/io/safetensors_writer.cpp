@@ -41,11 +41,8 @@ Status check_metadata(const std::map<std::string, std::string>& metadata) {
   return {};
 }
 
-}  // namespace
-
-Result<SafetensorsWriter> SafetensorsWriter::create(const std::filesystem::path& path,
-                                                    std::vector<TensorSpec> tensors,
-                                                    const std::map<std::string, std::string>& metadata) {
+Result<HeaderBuilder> make_header(const std::filesystem::path& path, const std::vector<TensorSpec>& tensors,
+                                  const std::map<std::string, std::string>& metadata) {
   for (const Status& status : {check_specs(tensors), check_metadata(metadata)})
     if (!status) return with_context(status.error(), path.string());
   HeaderBuilder header(metadata);
@@ -54,10 +51,30 @@ Result<SafetensorsWriter> SafetensorsWriter::create(const std::filesystem::path&
     return fail(ErrorCode::bad_input, "{}: a header of {} bytes; readers take at most {}", path.string(),
                 header.header_bytes() - kLengthBytes, kLongestHeaderBytes);
   }
+  return header;
+}
+
+}  // namespace
+
+Result<SafetensorsWriter> SafetensorsWriter::create(const std::filesystem::path& path,
+                                                    std::vector<TensorSpec> tensors,
+                                                    const std::map<std::string, std::string>& metadata) {
+  OPTIQ_TRY(const HeaderBuilder header, make_header(path, tensors, metadata));
   OPTIQ_TRY(FileWriter file, FileWriter::create(path));
   const std::string bytes = header.bytes();
   OPTIQ_CHECK(file.write(std::as_bytes(std::span(bytes))));
   return SafetensorsWriter(std::move(file), header.data_bytes());
+}
+
+Result<SafetensorsWriter> SafetensorsWriter::resume(const std::filesystem::path& path,
+                                                    std::vector<TensorSpec> tensors,
+                                                    const std::map<std::string, std::string>& metadata,
+                                                    std::size_t done) {
+  OPTIQ_TRY(const HeaderBuilder header, make_header(path, tensors, metadata));
+  std::uint64_t kept = 0;
+  for (std::size_t i = 0; i < done; ++i) kept += tensor_bytes(tensors[i]).value_or(0);
+  OPTIQ_TRY(FileWriter file, FileWriter::resume(path, header.header_bytes() + kept));
+  return SafetensorsWriter(std::move(file), header.data_bytes() - kept);
 }
 
 Status SafetensorsWriter::append(std::span<const std::byte> bytes) {

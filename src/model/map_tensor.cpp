@@ -68,6 +68,11 @@ Result<mx::array> map_tensor(const io::TensorView& tensor) {
   if (aligned) {
     return wrap(std::make_shared<MappedFile>(tensor.file), data, std::move(shape), dtype);
   }
+  if (tensor.file.access() == Access::streamed) {
+    return fail(ErrorCode::out_of_resources,
+                "{}: tensor {}: lies unaligned, so that it cannot be streamed; write the checkpoint anew",
+                tensor.file.path().string(), tensor.name);
+  }
   // The header word that MLX's allocator has in front of the data is inside the copy too.
   auto copy = std::make_shared<std::vector<std::uint64_t>>(1 + (tensor.bytes.size() + 7) / 8);
   std::uint64_t* begin = copy->data() + 1;

@@ -43,8 +43,8 @@ Decoder make_decoder(ModelConfig config, Weights weights) {
 
 }  // namespace
 
-Result<Model> Model::open(const std::filesystem::path& folder) {
-  OPTIQ_TRY(io::Checkpoint checkpoint, io::Checkpoint::open(folder));
+Result<Model> Model::open(const std::filesystem::path& folder, Access access) {
+  OPTIQ_TRY(io::Checkpoint checkpoint, io::Checkpoint::open(folder, access));
   OPTIQ_TRY(ModelConfig config, parse_config(checkpoint.config(), (folder / "config.json").string()));
   OPTIQ_TRY(Weights weights, load_weights(checkpoint, config));
   std::vector<ModuleShape> modules = module_shapes(config);

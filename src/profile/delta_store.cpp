@@ -1,6 +1,5 @@
 #include "delta_store.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -8,6 +7,7 @@
 #include <cstring>
 
 #include "optiq/base/half.h"
+#include "optiq/base/scratch_file.h"
 #include "optiq/base/threads.h"
 #include "optiq/base/units.h"
 
@@ -23,40 +23,17 @@ Memory map_memory(std::size_t bytes, int flags, int descriptor) {
   return {static_cast<std::uint16_t*>(address), [bytes](std::uint16_t* p) { ::munmap(p, bytes); }};
 }
 
-std::uint64_t physical_memory() {
-  return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) *
-         static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-}
-
-/// A file that has no name, so that nothing stays behind however this process ends. Its space is reserved at
-/// once.
-Result<Memory> map_scratch_file(const std::filesystem::path& folder, std::size_t bytes) {
-  std::string name = (folder / "optiq-scratch-XXXXXX").string();
-  const int descriptor = ::mkstemp(name.data());
-  if (descriptor < 0) {
-    return fail(ErrorCode::out_of_resources, "{}: cannot create a scratch file: {}", folder.string(),
-                std::strerror(errno));
+Result<Memory> allocate(std::size_t bytes, bool on_disk, const std::filesystem::path& scratch_folder) {
+  Memory memory;
+  if (on_disk) {
+    OPTIQ_TRY(const ScratchFile file, ScratchFile::create(scratch_folder, bytes));
+    memory = map_memory(bytes, MAP_SHARED, file.descriptor());
+  } else {
+    memory = map_memory(bytes, MAP_PRIVATE | MAP_ANONYMOUS, -1);
   }
-  ::unlink(name.c_str());
-#if defined(__APPLE__)
-  const int outcome = ::ftruncate(descriptor, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
-#else
-  const int outcome = ::posix_fallocate(descriptor, 0, static_cast<off_t>(bytes));
-#endif
-  Memory memory = outcome == 0 ? map_memory(bytes, MAP_SHARED, descriptor) : nullptr;
-  ::close(descriptor);
-  if (!memory) {
-    return fail(ErrorCode::out_of_resources, "{}: expected {} of free space for scratch data: {}",
-                folder.string(), format_bytes(bytes), std::strerror(outcome != 0 ? outcome : errno));
-  }
-  return memory;
-}
-
-Result<Memory> allocate(std::size_t bytes, const std::filesystem::path& scratch_folder) {
-  if (bytes <= physical_memory() / 2) {
-    if (Memory memory = map_memory(bytes, MAP_PRIVATE | MAP_ANONYMOUS, -1)) return memory;
-  }
-  return map_scratch_file(scratch_folder, bytes);
+  if (memory) return memory;
+  return fail(ErrorCode::out_of_resources, "cannot map {} of scratch data: {}", format_bytes(bytes),
+              std::strerror(errno));
 }
 
 void write_delta(const quant::MatrixView& original, const quant::QuantizedMatrix& quantized,
@@ -86,8 +63,15 @@ std::vector<Subject> subjects_of(const model::Model& model, const std::vector<qu
   return subjects;
 }
 
-Result<DeltaStore> DeltaStore::create(const std::vector<Subject>& subjects,
-                                      const std::filesystem::path& scratch_folder) {
+std::uint64_t delta_bytes(const std::vector<Subject>& subjects) {
+  std::uint64_t bytes = 0;
+  for (const Subject& subject : subjects)
+    bytes += static_cast<std::uint64_t>(subject.elements()) * subject.formats.size() * sizeof(std::uint16_t);
+  return bytes;
+}
+
+Result<DeltaStore> DeltaStore::create(const std::vector<Subject>& subjects, const MemoryLimit& limit,
+                                      std::uint64_t least_bytes) {
   DeltaStore store;
   store.subjects_ = subjects;
   std::size_t elements = 0;
@@ -95,9 +79,19 @@ Result<DeltaStore> DeltaStore::create(const std::vector<Subject>& subjects,
     store.offsets_.push_back(elements);
     elements += static_cast<std::size_t>(subject.elements()) * subject.formats.size();
   }
-  OPTIQ_TRY(store.memory_,
-            allocate(std::max<std::size_t>(elements, 1) * sizeof(std::uint16_t), scratch_folder));
+  const std::size_t bytes = std::max<std::size_t>(elements, 1) * sizeof(std::uint16_t);
+  store.is_on_disk_ = !limit.scratch.empty() && !limit.has_room(least_bytes, bytes);
+  OPTIQ_TRY(store.memory_, allocate(bytes, store.is_on_disk_, limit.scratch));
   return store;
+}
+
+void DeltaStore::release(std::size_t subject, std::size_t option) const {
+  if (!is_on_disk_) return;
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto elements = static_cast<std::size_t>(subjects_[subject].elements());
+  const auto begin = reinterpret_cast<std::uintptr_t>(memory_.get() + offsets_[subject] + option * elements);
+  const std::uintptr_t first = begin / page * page;
+  ::madvise(reinterpret_cast<void*>(first), begin + elements * sizeof(std::uint16_t) - first, MADV_DONTNEED);
 }
 
 Status DeltaStore::fill(std::size_t subject, const model::Model& model, quant::Encoder encoder,
@@ -106,11 +100,14 @@ Status DeltaStore::fill(std::size_t subject, const model::Model& model, quant::E
   OPTIQ_TRY(const io::TensorView tensor, model.checkpoint().require(shape.name + ".weight"));
   const quant::MatrixView matrix{shape.out_features, shape.in_features, tensor.dtype, tensor.bytes};
   std::size_t offset = offsets_[subject];
+  std::size_t option = 0;
   for (const quant::Format format : formats) {
     OPTIQ_TRY(const auto quantized, quant::encode(encoder, matrix, format, tensor.dtype, inputs, shape.name));
     write_delta(matrix, quantized, memory_.get() + offset);
+    release(subject, option++);
     offset += static_cast<std::size_t>(subjects_[subject].elements());
   }
+  tensor.file.release(tensor.bytes);
   return {};
 }
 

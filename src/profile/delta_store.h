@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "optiq/base/memory.h"
 #include "optiq/profile/importance.h"
 #include "optiq/quant/encoder.h"
 
@@ -21,13 +22,14 @@ struct Subject {
 std::vector<Subject> subjects_of(const model::Model& model, const std::vector<quant::Format>& formats);
 
 /// The change of weight (dequantized minus original) of each option, rounded to bf16, options · out · in
-/// elements a module. Kept in memory where it takes at most half of the machine's, otherwise in an unlinked
-/// file of the scratch folder.
+/// elements a module. Kept in memory where the limit has room for it, otherwise in an unlinked file of its
+/// scratch folder.
 class DeltaStore {
  public:
   /// Room for all of them, not yet filled.
-  static Result<DeltaStore> create(const std::vector<Subject>& subjects,
-                                   const std::filesystem::path& scratch_folder);
+  /// `least_bytes`: what the job takes beside them.
+  static Result<DeltaStore> create(const std::vector<Subject>& subjects, const MemoryLimit& limit,
+                                   std::uint64_t least_bytes);
 
   /// Fills every option of one module by encoding it.
   Status fill(std::size_t subject, const model::Model& model, quant::Encoder encoder,
@@ -39,10 +41,18 @@ class DeltaStore {
   /// One option: bf16 [out, in].
   [[nodiscard]] model::mx::array delta(std::size_t subject, std::size_t option) const;
 
+  [[nodiscard]] bool is_on_disk() const { return is_on_disk_; }
+  /// Gives one option's pages back until they are read again, where they lie on disk.
+  void release(std::size_t subject, std::size_t option) const;
+
  private:
   std::shared_ptr<std::uint16_t> memory_;
   std::vector<std::size_t> offsets_;  ///< of each subject's first element
   std::vector<Subject> subjects_;
+  bool is_on_disk_ = false;
 };
+
+/// What a store of them takes.
+std::uint64_t delta_bytes(const std::vector<Subject>& subjects);
 
 }  // namespace optiq::profile

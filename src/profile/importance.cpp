@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "optiq/io/safetensors.h"
+#include "walk.h"
 
 namespace optiq::profile {
 namespace {
@@ -25,22 +26,29 @@ void add_to(std::vector<double>& sums, const mx::array& energy) {
 }  // namespace
 
 Result<Importance> measure_importance(const model::Model& model, const calibrate::TokenBatch& batch,
-                                      kernels::Compute compute, const Progress& progress) {
+                                      kernels::Compute compute, const MemoryLimit& memory,
+                                      const Progress& progress) {
   std::map<std::string, std::vector<double>> sums;
-  for (std::int64_t sequence = 0; sequence < batch.sequences; ++sequence) {
-    report_progress(progress, "measuring activations", static_cast<double>(sequence),
-                    static_cast<double>(batch.sequences));
-    std::vector<std::pair<std::string, mx::array>> energies;
-    model::Pass pass{.compute = compute};
-    pass.tap = [&](const std::string& module, const mx::array& input) {
-      energies.emplace_back(module, channel_energy(input));
-    };
-    const mx::array logits = model.forward(batch.array(sequence), pass);
-    std::vector<mx::array> wanted;
-    for (const auto& [module, energy] : energies) wanted.push_back(energy);
-    OPTIQ_CHECK(model::evaluate(wanted));
-    for (const auto& [module, energy] : energies) add_to(sums[module], energy);
-  }
+  std::vector<std::pair<std::string, mx::array>> energies;
+  double done = 0;
+  const Watch watch{[&](const std::string& module, const mx::array& input) {
+                      energies.emplace_back(module, channel_energy(input));
+                    },
+                    [&]() -> Status {
+                      std::vector<mx::array> wanted;
+                      for (const auto& [module, energy] : energies) wanted.push_back(energy);
+                      OPTIQ_CHECK(model::evaluate(wanted));
+                      for (const auto& [module, energy] : energies) add_to(sums[module], energy);
+                      energies.clear();
+                      const auto stages = static_cast<double>(model.config().layers + 1);
+                      report_progress(progress, "measuring activations", ++done,
+                                      stages * static_cast<double>(batch.sequences));
+                      return {};
+                    }};
+  OPTIQ_TRY(Walk walk, Walk::begin({model, batch, compute, memory, model::pass_bytes(model, batch.tokens)}));
+  for (std::int64_t layer = 0; layer < model.config().layers; ++layer)
+    OPTIQ_CHECK(walk.advance(layer, &watch, nullptr));
+  OPTIQ_CHECK(walk.watch(model::kOutsideBlocks, watch));
   Importance importance;
   const auto tokens = static_cast<double>(batch.sequences * batch.tokens);
   for (const auto& [module, sum] : sums) {

@@ -7,15 +7,16 @@ namespace {
 namespace mx = model::mx;
 
 /// Logits of the model with one module replaced, restarting at the block that holds it: f32 [T, vocabulary].
-mx::array changed_logits(const Workbench& bench, const mx::array& tokens,
-                         const std::vector<mx::array>& hidden, const model::ModuleShape& module,
-                         const mx::array& weight) {
+Result<mx::array> changed_logits(const Workbench& bench, const mx::array& tokens,
+                                 const model::Activations& hidden, const model::ModuleShape& module,
+                                 const mx::array& weight) {
   const std::unordered_map<std::string, mx::array> weights{{module.name, weight}};
   const model::Pass pass{.compute = bench.options.compute, .weights = &weights};
   const std::int64_t layers = bench.model.config().layers;
   const bool is_embedding = module.layer < 0 && module.name == bench.subjects.front().shape.name;
   const std::int64_t first = module.layer >= 0 ? module.layer : (is_embedding ? 0 : layers);
-  mx::array state = is_embedding ? bench.model.embed(tokens, pass) : hidden[static_cast<std::size_t>(first)];
+  OPTIQ_TRY(mx::array state, hidden.get(static_cast<std::size_t>(first)));
+  if (is_embedding) state = bench.model.embed(tokens, pass);
   for (std::int64_t layer = first; layer < layers; ++layer) state = bench.model.block(layer, state, pass);
   const mx::array logits = bench.model.head(state, pass);
   return mx::reshape(logits, {-1, logits.shape(-1)});
@@ -31,8 +32,9 @@ Result<double> mean_of(mx::array values) {
 
 Result<std::vector<Sample>> kl_samples(const Workbench& bench, std::int64_t sequence) {
   const mx::array tokens = bench.batch.array(sequence);
-  OPTIQ_TRY(const std::vector<mx::array> hidden, hidden_states(bench, tokens));
-  const mx::array head = bench.model.head(hidden.back(), {.compute = bench.options.compute});
+  OPTIQ_TRY(const auto hidden, hidden_states(bench, tokens));
+  OPTIQ_TRY(const mx::array last, hidden.get(hidden.count() - 1));
+  const mx::array head = bench.model.head(last, {.compute = bench.options.compute});
   const mx::array reference = mx::reshape(head, {-1, head.shape(-1)});
   OPTIQ_CHECK(model::evaluate({reference}));
   Sample sample;
@@ -42,7 +44,7 @@ Result<std::vector<Sample>> kl_samples(const Workbench& bench, std::int64_t sequ
     const mx::array original = mx::astype(stored, mx::float32);
     for (std::size_t option = 0; option < bench.subjects[i].formats.size(); ++option) {
       const mx::array weight = original + mx::astype(bench.deltas.delta(i, option), mx::float32);
-      const mx::array logits = changed_logits(bench, tokens, hidden, module, weight);
+      OPTIQ_TRY(const mx::array logits, changed_logits(bench, tokens, hidden, module, weight));
       OPTIQ_TRY(const double kl, mean_of(kernels::kl_divergence(reference, logits)));
       sample.push_back(static_cast<float>(kl));
     }

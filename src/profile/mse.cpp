@@ -1,58 +1,259 @@
-#include <numeric>
+#include "mse.h"
 
-#include "estimators.h"
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "gram_sums.h"
+#include "optiq/base/threads.h"
+#include "walk.h"
 
 namespace optiq::profile {
 namespace {
 
 namespace mx = model::mx;
-using Grams = std::unordered_map<std::string, mx::array>;
 
-/// xᵀ·x of every module's inputs over some sequences.
-Result<Grams> input_grams(const Workbench& bench, std::int64_t first, std::int64_t last) {
-  Grams grams;
-  for (std::int64_t sequence = first; sequence < last; ++sequence) {
-    model::Pass pass{.compute = bench.options.compute};
-    pass.tap = [&](const std::string& module, const mx::array& input) {
-      const mx::array gram = kernels::gram(input);
-      const auto [place, is_new] = grams.try_emplace(module, gram);
-      if (!is_new) place->second = place->second + gram;
-    };
-    const mx::array logits = bench.model.forward(bench.batch.array(sequence), pass);
-    std::vector<mx::array> wanted;
-    for (const auto& [module, gram] : grams) wanted.push_back(gram);
-    OPTIQ_CHECK(model::evaluate(wanted));
-  }
-  return grams;
+/// Elements of a matrix that are multiplied at once.
+constexpr std::int64_t kRowsElements = 16 << 20;
+
+/// Rows [begin, end) of a weight, or of what an option changes it by: f32.
+using RowsOf = std::function<mx::array(std::int64_t begin, std::int64_t end)>;
+
+mx::array filled(std::int64_t begin, std::int64_t end, std::int64_t width,
+                 const std::function<void(std::int64_t row, std::span<float> values)>& fill) {
+  mx::array rows = mx::zeros({static_cast<int>(end - begin), static_cast<int>(width)}, mx::float32);
+  rows.eval();
+  auto* values = rows.data<float>();
+  const auto in = static_cast<std::size_t>(width);
+  parallel_for(static_cast<std::size_t>(end - begin), 64, [&](std::size_t from, std::size_t to) {
+    for (std::size_t row = from; row < to; ++row)
+      fill(begin + static_cast<std::int64_t>(row), std::span(values + row * in, in));
+  });
+  return rows;
 }
 
-/// tr(M·A·Mᵀ) = Σ (M·A) ∘ M, summed row by row and then in double. M [out, in] of any float dtype, A f32 [in,
-/// in].
-Result<double> weighted_norm(const mx::array& matrix, const mx::array& gram) {
-  const mx::array values = mx::astype(matrix, mx::float32);
-  mx::array rows = mx::sum(kernels::linear(values, gram) * values, 1);
-  OPTIQ_CHECK(model::evaluate({rows}));
-  return std::accumulate(rows.data<float>(), rows.data<float>() + rows.size(), 0.0);
+/// What one stage gives: its modules' importance and, of each subject in order, of each option, of each piece,
+/// the relative error.
+struct StageRecord {
+  std::map<std::string, std::vector<float>> importance;
+  std::vector<float> errors;
+};
+
+class MseStage {
+ public:
+  MseStage(const model::Model& model, const Options& options, const StageInputs& inputs,
+           const Grams& grams, Pieces pieces)
+      : model_(model),
+        options_(options),
+        inputs_(inputs),
+        grams_(grams),
+        pieces_(static_cast<std::size_t>(pieces.count())) {}
+
+  Status price(const Subject& subject, StageRecord& record) const {
+    const model::ModuleShape& shape = subject.shape;
+    OPTIQ_TRY(const io::TensorView tensor, model_.checkpoint().require(shape.name + ".weight"));
+    const quant::MatrixView matrix{shape.out_features, shape.in_features, tensor.dtype, tensor.bytes};
+    std::vector<float> importance;
+    if (inputs_.has(shape.name)) {
+      importance = inputs_.energies(shape.name);
+      if (!std::ranges::all_of(importance, [](float v) { return std::isfinite(v); }))
+        return tl::unexpected(describe_non_finite(model_));
+      record.importance[shape.name] = importance;
+    }
+    const auto gram = grams_.find(shape.name);
+    const quant::Inputs known{importance, gram == grams_.end() ? nullptr : gram->second.get()};
+    OPTIQ_TRY(const auto whole, energy(shape, [&](std::int64_t begin, std::int64_t end) {
+                return weight_rows(matrix, begin, end);
+              }));
+    for (const quant::Format format : subject.formats) {
+      OPTIQ_TRY(const auto encoded,
+                quant::encode(options_.encoder, matrix, format, tensor.dtype, known, shape.name));
+      OPTIQ_TRY(const auto error, energy(shape, [&](std::int64_t begin, std::int64_t end) {
+                  return change_rows(matrix, encoded, begin, end);
+                }));
+      for (std::size_t i = 0; i < pieces_; ++i)
+        record.errors.push_back(static_cast<float>(whole[i] > 0 ? error[i] / whole[i] : 0));
+    }
+    tensor.file.release(tensor.bytes);
+    return {};
+  }
+
+ private:
+  static mx::array weight_rows(const quant::MatrixView& matrix, std::int64_t begin, std::int64_t end) {
+    return filled(begin, end, matrix.in_features, [&](std::int64_t row, std::span<float> values) {
+      quant::load_row(matrix, row, values);
+    });
+  }
+
+  static mx::array change_rows(const quant::MatrixView& matrix, const quant::QuantizedMatrix& encoded,
+                               std::int64_t begin, std::int64_t end) {
+    return filled(begin, end, matrix.in_features, [&](std::int64_t row, std::span<float> values) {
+      std::vector<float> before(values.size());
+      quant::load_row(matrix, row, before);
+      quant::dequantize_row(encoded, row, values);
+      for (std::size_t i = 0; i < values.size(); ++i) values[i] -= before[i];
+    });
+  }
+
+  /// ‖matrix·x‖² over the inputs x of each piece.
+  [[nodiscard]] Result<std::vector<double>> energy(const model::ModuleShape& shape,
+                                                   const RowsOf& rows_of) const {
+    std::vector<double> sums(pieces_, 0.0);
+    const std::int64_t step = std::max<std::int64_t>(1, kRowsElements / shape.in_features);
+    for (std::int64_t begin = 0; begin < shape.out_features; begin += step) {
+      const mx::array rows = rows_of(begin, std::min(begin + step, shape.out_features));
+      if (inputs_.has(shape.name)) {
+        OPTIQ_CHECK(inputs_.add_output_energy(shape.name, rows, options_.compute, sums));
+        continue;
+      }
+      double square = 0;
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        const auto value = static_cast<double>(rows.data<float>()[i]);
+        square += value * value;
+      }
+      for (double& sum : sums) sum += square;
+    }
+    return sums;
+  }
+
+  const model::Model& model_;
+  const Options& options_;
+  const StageInputs& inputs_;
+  const Grams& grams_;
+  std::size_t pieces_;
+};
+
+template <class T>
+void append(std::vector<std::byte>& bytes, std::span<const T> values) {
+  const auto raw = std::as_bytes(values);
+  bytes.insert(bytes.end(), raw.begin(), raw.end());
+}
+
+std::vector<const Subject*> subjects_of_stage(const std::vector<Subject>& subjects, std::int64_t layer) {
+  std::vector<const Subject*> found;
+  for (const Subject& subject : subjects) {
+    if (subject.shape.layer == layer) found.push_back(&subject);
+  }
+  return found;
+}
+
+/// Of each subject: the length of its importance and that; at last the errors.
+std::vector<std::byte> to_bytes(const StageRecord& record, const std::vector<const Subject*>& subjects) {
+  std::vector<std::byte> bytes;
+  for (const Subject* subject : subjects) {
+    const auto found = record.importance.find(subject->shape.name);
+    const std::uint64_t length = found == record.importance.end() ? 0 : found->second.size();
+    append(bytes, std::span(&length, 1));
+    if (length > 0) append(bytes, std::span<const float>(found->second));
+  }
+  append(bytes, std::span<const float>(record.errors));
+  return bytes;
+}
+
+StageRecord from_bytes(std::span<const std::byte> bytes, const std::vector<const Subject*>& subjects) {
+  StageRecord record;
+  const auto floats = [&](std::uint64_t count) {
+    std::vector<float> values(count);
+    std::memcpy(values.data(), bytes.data(), count * sizeof(float));
+    bytes = bytes.subspan(count * sizeof(float));
+    return values;
+  };
+  for (const Subject* subject : subjects) {
+    std::uint64_t length = 0;
+    std::memcpy(&length, bytes.data(), sizeof length);
+    bytes = bytes.subspan(sizeof length);
+    if (length > 0) record.importance[subject->shape.name] = floats(length);
+  }
+  record.errors = floats(bytes.size() / sizeof(float));
+  return record;
+}
+
+/// Puts a stage's numbers where a profile wants them: samples [piece][option of every module].
+void place(const StageRecord& record, const std::vector<Subject>& subjects, std::int64_t layer,
+           MseResult& result) {
+  for (const auto& [module, energies] : record.importance) result.importance[module] = energies;
+  std::size_t option = 0, error = 0;
+  for (const Subject& subject : subjects) {
+    for (std::size_t i = 0; i < subject.formats.size(); ++i, ++option) {
+      if (subject.shape.layer != layer) continue;
+      for (auto& sample : result.samples) sample[option] = record.errors[error++];
+    }
+  }
 }
 
 }  // namespace
 
-Result<std::vector<Sample>> mse_samples(const Workbench& bench, std::int64_t first, std::int64_t last) {
-  OPTIQ_TRY(const Grams grams, input_grams(bench, first, last));
-  Sample sample;
-  for (std::size_t i = 0; i < bench.subjects.size(); ++i) {
-    const model::ModuleShape& module = bench.subjects[i].shape;
-    const auto found = grams.find(module.name);
-    const mx::array gram =
-        found != grams.end() ? found->second : mx::eye(static_cast<int>(module.in_features));
-    OPTIQ_TRY(const mx::array stored, bench.model.dense_weight(module.name));
-    OPTIQ_TRY(const double whole, weighted_norm(stored, gram));
-    for (std::size_t option = 0; option < bench.subjects[i].formats.size(); ++option) {
-      OPTIQ_TRY(const double error, weighted_norm(bench.deltas.delta(i, option), gram));
-      sample.push_back(static_cast<float>(whole > 0 ? error / whole : 0));
+Result<MseResult> measure_mse(const model::Model& model, const calibrate::TokenBatch& batch,
+                              const std::vector<Subject>& subjects, const Options& options, Pieces pieces,
+                              Journal& journal, std::size_t records_before, const Progress& progress) {
+  const bool needs_grams = options.encoder == quant::Encoder::gptq;
+  const std::uint64_t least = mse_bytes(model, batch.tokens, options);
+  OPTIQ_TRY(Walk walk, Walk::begin({model, batch, options.compute, options.memory, least}));
+  std::size_t columns = 0;
+  for (const Subject& subject : subjects) columns += subject.formats.size();
+  MseResult result{{static_cast<std::size_t>(pieces.count()), std::vector<float>(columns, 0.0f)}, {}};
+  std::size_t next_record = records_before;
+  for (std::int64_t stage = 0; stage <= model.config().layers; ++stage) {
+    const bool is_head = stage == model.config().layers;
+    const std::int64_t layer = is_head ? model::kOutsideBlocks : stage;
+    const auto own = subjects_of_stage(subjects, layer);
+    report_progress(progress, "profiling (mse)", static_cast<double>(stage),
+                    static_cast<double>(model.config().layers + 1));
+    if (next_record < journal.records().size()) {
+      place(from_bytes(journal.records()[next_record++], own), subjects, layer, result);
+      if (!is_head) OPTIQ_CHECK(walk.advance(layer, nullptr, nullptr));
+      continue;
     }
+    StageInputs inputs(pieces, batch.tokens, least + hidden_bytes(model, batch), options.memory);
+    GramSums sums(options.compute);
+    const Watch watch{[&](const std::string& module, const mx::array& input) {
+                        inputs.add(module, input);
+                        if (needs_grams) sums.add(module, input);
+                      },
+                      [&]() -> Status {
+                        OPTIQ_CHECK(inputs.evaluate());
+                        return sums.evaluate();
+                      }};
+    OPTIQ_CHECK(is_head ? walk.watch(layer, watch) : walk.advance(layer, &watch, nullptr));
+    const auto grams = std::move(sums).means(batch.sequences * batch.tokens);
+    if (!grams) return tl::unexpected(describe_non_finite(model));
+    const model::StageWeights weights(model, layer, std::nullopt);
+    StageRecord record;
+    const MseStage pricing(model, options, inputs, *grams, pieces);
+    for (const Subject* subject : own) OPTIQ_CHECK(pricing.price(*subject, record));
+    OPTIQ_CHECK(journal.append(to_bytes(record, own)));
+    place(record, subjects, layer, result);
   }
-  return std::vector<Sample>{std::move(sample)};
+  return result;
+}
+
+std::uint64_t mse_bytes(const model::Model& model, std::int64_t tokens, const Options& options) {
+  std::uint64_t gram = 0, outside = 0, largest = 0;
+  for (const model::ModuleShape& module : model.modules()) {
+    const auto in = static_cast<std::uint64_t>(module.in_features);
+    const std::uint64_t weights = in * static_cast<std::uint64_t>(module.out_features);
+    largest = std::max(largest, weights);
+    if (module.layer == 0) gram = std::max(gram, in * in * sizeof(float));
+    // The weight in the file's dtype, and the most that an option takes packed.
+    if (module.layer < 0) outside = std::max(outside, weights * sizeof(float));
+  }
+  const std::uint64_t rows =
+      4 * std::min(largest, static_cast<std::uint64_t>(kRowsElements)) * sizeof(float);
+  const std::uint64_t in_block = options.encoder == quant::Encoder::gptq
+                                     ? gram_walk_bytes(model, tokens, false)
+                                     : model::pass_bytes(model, tokens) + 2 * gram;
+  return std::max(in_block, kProcessBytes + outside) + rows;
+}
+
+std::uint64_t mse_disk_bytes(const model::Model& model, const calibrate::TokenBatch& batch, Pieces pieces) {
+  std::uint64_t inputs = 0;
+  for (const model::ModuleShape& module : model.modules()) {
+    if (module.layer != 0) continue;
+    const auto in = static_cast<std::uint64_t>(module.in_features);
+    const auto tokens = static_cast<std::uint64_t>(batch.sequences * batch.tokens);
+    inputs += in * sizeof(float) * std::min(tokens, static_cast<std::uint64_t>(pieces.count()) * in);
+  }
+  return hidden_bytes(model, batch) + inputs;
 }
 
 }  // namespace optiq::profile

@@ -42,21 +42,21 @@ Status encode_by_grams(const model::Model& model, const calibrate::TokenBatch& b
     }
     return Replacements{};
   };
-  return walk_grams(model, batch, {.compute = options.compute}, visit, progress);
+  return walk_grams(model, batch, {.compute = options.compute, .memory = options.memory}, visit, progress);
 }
 
 }  // namespace
 
 Result<Prepared> prepare(const model::Model& model, const calibrate::TokenBatch& batch,
                          const std::vector<Subject>& subjects, const Options& options,
-                         const std::filesystem::path& scratch_folder, const Progress& progress) {
+                         std::uint64_t least_bytes, const Progress& progress) {
   Prepared prepared;
-  OPTIQ_TRY(prepared.deltas, DeltaStore::create(subjects, scratch_folder));
+  OPTIQ_TRY(prepared.deltas, DeltaStore::create(subjects, options.memory, least_bytes));
   if (options.encoder == quant::Encoder::gptq) {
     OPTIQ_CHECK(encode_by_grams(model, batch, subjects, options, prepared, progress));
     return prepared;
   }
-  OPTIQ_TRY(prepared.importance, measure_importance(model, batch, options.compute, progress));
+  OPTIQ_TRY(prepared.importance, measure_importance(model, batch, options.compute, options.memory, progress));
   if (!is_finite(prepared.importance)) return tl::unexpected(describe_non_finite(model));
   OPTIQ_CHECK(encode_by_importance(model, subjects, options.encoder, prepared, progress));
   return prepared;

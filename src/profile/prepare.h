@@ -12,9 +12,10 @@ struct Prepared {
 };
 
 /// One pass over the calibration sequences; `gptq` encodes each block while its second moments are at hand.
-/// bad_input naming the weight where one is not finite.
+/// bad_input naming the weight where one is not finite. `least_bytes`: what estimating takes beside the
+/// changes of weight.
 Result<Prepared> prepare(const model::Model& model, const calibrate::TokenBatch& batch,
                          const std::vector<Subject>& subjects, const Options& options,
-                         const std::filesystem::path& scratch_folder, const Progress& progress);
+                         std::uint64_t least_bytes, const Progress& progress);
 
 }  // namespace optiq::profile

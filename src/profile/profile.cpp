@@ -8,7 +8,9 @@
 #include "estimators.h"
 #include "optiq/base/journal.h"
 #include "optiq/base/statistics.h"
+#include "mse.h"
 #include "prepare.h"
+#include "walk.h"
 
 namespace optiq::profile {
 namespace {
@@ -18,25 +20,22 @@ namespace fs = std::filesystem;
 /// Sequences of one Gram matrix: eight pieces, so that a standard error can be told.
 constexpr std::int64_t kMsePieces = 8;
 
-struct Piece {
-  std::int64_t first = 0;
-  std::int64_t last = 0;
-};
-
-std::vector<Piece> pieces_of(const Options& options, std::int64_t sequences) {
-  const bool one_by_one = options.estimator != Estimator::mse;
-  const std::int64_t length = one_by_one ? 1 : std::max<std::int64_t>(1, sequences / kMsePieces);
-  std::vector<Piece> pieces;
-  for (std::int64_t first = 0; first < sequences; first += length) {
-    pieces.push_back({first, std::min(first + length, sequences)});
-  }
-  return pieces;
+Pieces mse_pieces(std::int64_t sequences) {
+  return {sequences, std::max<std::int64_t>(1, sequences / kMsePieces)};
 }
+
+/// What is profiled, and how; all borrowed.
+struct Job {
+  const model::Model& model;
+  const std::vector<Subject>& subjects;
+  const calibrate::Source& source;
+  const Options& options;
+};
 
 /// Everything that a finished piece depends on. Work is continued only where all of it is the same.
 std::string work_identity(const model::Model& model, const calibrate::Source& source,
                           const Options& options) {
-  std::string text = fmt::format("optiq profile 1\n{} {} {} {} {}\n", estimator_name(options.estimator),
+  std::string text = fmt::format("optiq profile 2\n{} {} {} {} {}\n", estimator_name(options.estimator),
                                  quant::encoder_name(options.encoder), options.label_draws,
                                  static_cast<int>(options.compute), kernels::cpu_isa());
   for (const quant::Format format : options.formats) text += quant::to_string(format) + " ";
@@ -78,19 +77,12 @@ Result<calibrate::TokenBatch> calibration_tokens(Journal& journal, const model::
   return batch;
 }
 
-Result<std::vector<Sample>> samples_of(const Workbench& bench, Piece piece) {
-  switch (bench.options.estimator) {
-    case Estimator::fisher:
-      return fisher_samples(bench, piece.first);
-    case Estimator::kl:
-      return kl_samples(bench, piece.first);
-    case Estimator::mse:
-      return mse_samples(bench, piece.first, piece.last);
-  }
-  return fail(ErrorCode::internal, "profile: unknown estimator");
+Result<std::vector<Sample>> samples_of(const Workbench& bench, std::int64_t sequence) {
+  return bench.options.estimator == Estimator::kl ? kl_samples(bench, sequence)
+                                                  : fisher_samples(bench, sequence);
 }
 
-/// The samples of all pieces: those of the journal, then the missing ones, each recorded when it is done.
+/// The samples of all sequences: those of the journal, then the missing ones, each recorded when it is done.
 Result<std::vector<Sample>> collect_samples(const Workbench& bench, Journal& journal,
                                             const Progress& progress) {
   std::size_t options = 0;
@@ -103,11 +95,12 @@ Result<std::vector<Sample>> collect_samples(const Workbench& bench, Journal& jou
     }
   };
   for (std::size_t i = 1; i < journal.records().size(); ++i) split(from_bytes<float>(journal.records()[i]));
-  const std::vector<Piece> pieces = pieces_of(bench.options, bench.batch.sequences);
+  const std::int64_t sequences = bench.batch.sequences;
   const std::string what = fmt::format("profiling ({})", estimator_name(bench.options.estimator));
-  for (std::size_t i = std::max<std::size_t>(journal.records().size(), 1) - 1; i < pieces.size(); ++i) {
-    report_progress(progress, what, static_cast<double>(i), static_cast<double>(pieces.size()));
-    OPTIQ_TRY(const auto found, samples_of(bench, pieces[i]));
+  const std::size_t known = std::max<std::size_t>(journal.records().size(), 1) - 1;
+  for (auto i = static_cast<std::int64_t>(known); i < sequences; ++i) {
+    report_progress(progress, what, static_cast<double>(i), static_cast<double>(sequences));
+    OPTIQ_TRY(const auto found, samples_of(bench, i));
     std::vector<float> record;
     for (const Sample& sample : found) record.insert(record.end(), sample.begin(), sample.end());
     OPTIQ_CHECK(journal.append(std::as_bytes(std::span(record))));
@@ -190,22 +183,22 @@ Calibration calibration_of(const calibrate::Source& source, std::int64_t sequenc
   return calibration;
 }
 
-Sensitivity summarise(const Workbench& bench, const calibrate::Source& source,
+Sensitivity summarise(const Job& job, const calibrate::TokenBatch& batch,
                       const std::vector<Sample>& samples) {
   Sensitivity result;
-  result.model = facts_of(bench.model);
-  result.fixed = fixed_tensors(bench.model);
-  result.estimator = bench.options.estimator;
-  result.encoder = bench.options.encoder;
+  result.model = facts_of(job.model);
+  result.fixed = fixed_tensors(job.model);
+  result.estimator = job.options.estimator;
+  result.encoder = job.options.encoder;
   const bool fisher = result.estimator == Estimator::fisher;
-  result.calibration = calibration_of(source, bench.batch.sequences, bench.batch.tokens,
-                                      fisher ? bench.options.label_draws : 0);
-  result.projection_scale = fisher ? 0.5 / static_cast<double>(bench.batch.tokens) : 0;
+  result.calibration =
+      calibration_of(job.source, batch.sequences, batch.tokens, fisher ? job.options.label_draws : 0);
+  result.projection_scale = fisher ? 0.5 / static_cast<double>(batch.tokens) : 0;
   std::vector<std::vector<double>> costs;
   std::size_t first_option = 0;
-  for (const Subject& subject : bench.subjects) {
+  for (const Subject& subject : job.subjects) {
     result.modules.push_back(
-        describe(subject, first_option, samples, bench.options, result.projection_scale, costs));
+        describe(subject, first_option, samples, job.options, result.projection_scale, costs));
     first_option += subject.formats.size();
     result.model.parameters += subject.elements();
   }
@@ -245,23 +238,72 @@ Status check_profilable(const model::Model& model, const Options& options) {
   return {};
 }
 
-Result<Sensitivity> profile_with(Journal& journal, const model::Model& model, const io::Tokenizer& tokenizer,
-                                 const calibrate::Source& source, const Options& options,
-                                 const std::vector<Subject>& subjects, const fs::path& output,
-                                 const Progress& progress) {
-  OPTIQ_TRY(const auto batch, calibration_tokens(journal, model, tokenizer, source, progress));
+/// By what the estimator measures: samples of every option, and the modules' importance.
+struct Measured {
+  std::vector<Sample> samples;
+  Importance importance;
+};
 
-  OPTIQ_TRY(const Prepared prepared,
-            prepare(model, batch, subjects, options, fs::absolute(output).parent_path(), progress));
-  const Workbench bench{model, subjects, prepared.deltas, batch, options};
-  OPTIQ_TRY(const auto samples, collect_samples(bench, journal, progress));
-  const Sensitivity result = summarise(bench, source, samples);
-  OPTIQ_CHECK(write_importance(importance_path(output), prepared.importance, batch));
+Result<Measured> measure(const Job& job, const calibrate::TokenBatch& batch, Journal& journal,
+                         const Progress& progress) {
+  if (job.options.estimator == Estimator::mse) {
+    OPTIQ_TRY(auto mse, measure_mse(job.model, batch, job.subjects, job.options,
+                                    mse_pieces(batch.sequences), journal, 1, progress));
+    return Measured{std::move(mse.samples), std::move(mse.importance)};
+  }
+  const std::uint64_t least = memory_needed(job.model, batch.tokens, job.options);
+  OPTIQ_TRY(Prepared prepared,
+            prepare(job.model, batch, job.subjects, job.options, least, progress));
+  const Workbench bench{job.model, job.subjects, prepared.deltas, batch, job.options};
+  OPTIQ_TRY(auto samples, collect_samples(bench, journal, progress));
+  return Measured{std::move(samples), std::move(prepared.importance)};
+}
+
+Result<Sensitivity> profile_with(Journal& journal, const Job& job, const io::Tokenizer& tokenizer,
+                                 const fs::path& output, const Progress& progress) {
+  OPTIQ_TRY(const auto batch, calibration_tokens(journal, job.model, tokenizer, job.source, progress));
+  OPTIQ_TRY(const Measured measured, measure(job, batch, journal, progress));
+  const Sensitivity result = summarise(job, batch, measured.samples);
+  OPTIQ_CHECK(write_importance(importance_path(output), measured.importance, batch));
   OPTIQ_CHECK(write_sensitivity(output, result));
   return result;
 }
 
+/// Before anything is measured: whether memory and disk will do.
+Status check_limits(const model::Model& model, const calibrate::Source& source, const Options& options) {
+  if (!options.memory.is_set()) return {};
+  if (options.estimator == Estimator::kl)
+    return fail(ErrorCode::usage, "profile: kl measures whole passes; within a limit of memory use fisher or mse");
+  const auto is_self = [](const calibrate::Part& part) { return part.name == "self"; };
+  if (std::ranges::any_of(source.parts, is_self)) {
+    return fail(ErrorCode::usage,
+                "profile: sampling its text from the model reads all weights for every token; within a limit of "
+                "memory name a text, as by --calibration FILE");
+  }
+  OPTIQ_CHECK(check_memory(options.memory, memory_needed(model, source.tokens, options), "profile"));
+  return check_free_disk(options.memory.scratch, disk_needed(model, source, options), "scratch data");
+}
+
 }  // namespace
+
+std::uint64_t memory_needed(const model::Model& model, std::int64_t tokens, const Options& options) {
+  if (options.estimator == Estimator::mse) return mse_bytes(model, tokens, options);
+  return fisher_bytes(model, tokens, options);
+}
+
+std::uint64_t disk_needed(const model::Model& model, const calibrate::Source& source, const Options& options) {
+  const calibrate::TokenBatch batch{source.sequences, source.tokens, {}};
+  const std::uint64_t least = memory_needed(model, source.tokens, options);
+  if (options.estimator == Estimator::mse) {
+    const std::uint64_t bytes = mse_disk_bytes(model, batch, mse_pieces(source.sequences));
+    return options.memory.has_room(least, bytes) ? 0 : bytes;
+  }
+  const std::uint64_t deltas =
+      delta_bytes(subjects_of(model, options.formats.empty() ? all_formats() : options.formats));
+  const std::uint64_t hidden = hidden_bytes(model, batch) + sequence_hidden_bytes(model, source.tokens);
+  return (options.memory.has_room(least, deltas) ? 0 : deltas) +
+         (options.memory.has_room(least, hidden) ? 0 : hidden);
+}
 
 std::vector<quant::Format> all_formats() {
   std::vector<quant::Format> formats;
@@ -276,13 +318,15 @@ Result<Sensitivity> profile(const model::Model& model, const io::Tokenizer& toke
                             const Progress& progress) {
   Options options = wanted;
   if (options.formats.empty()) options.formats = all_formats();
+  if (options.memory.scratch.empty()) options.memory.scratch = fs::absolute(output).parent_path();
   OPTIQ_CHECK(check_profilable(model, options));
   const std::vector<Subject> subjects = subjects_of(model, options.formats);
   OPTIQ_CHECK(check_subjects(subjects));
+  OPTIQ_CHECK(check_limits(model, source, options));
   fs::path journal_path = output;
   journal_path += ".journal";
   OPTIQ_TRY(Journal journal, Journal::open(journal_path, work_identity(model, source, options)));
-  auto result = profile_with(journal, model, tokenizer, source, options, subjects, output, progress);
+  auto result = profile_with(journal, {model, subjects, source, options}, tokenizer, output, progress);
   // A failure keeps the journal where it holds more than the calibration tokens: samples to go on from.
   if (result || journal.size() <= 1) OPTIQ_CHECK(journal.remove());
   return result;

@@ -251,22 +251,21 @@ TEST_F(Encode, RefusesATargetThatIsNotItsOwn) {
   EXPECT_TRUE(fs::exists(source_folder() / "README.md"));
 }
 
-/// A child stops in the middle of its work and is killed there.
-TEST_F(Encode, KilledHalfWayLeavesTheOldFolder) {
-  encode(small_plan({4, 32}));
-  const std::string before = content("model.safetensors") + content("config.json") + content("optiq.json");
+/// A child begins to encode `plan` with a record behind every tensor, and is killed in front of module
+/// `modules` (from 1).
+void encode_and_kill(const io::Checkpoint& source, const plan::Plan& plan, const fs::path& out, int modules) {
   int ready[2];
   ASSERT_EQ(::pipe(ready), 0);
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
-    int modules = 0;
-    const auto stop_at_the_last = [&](std::string_view, double, double) {
-      if (++modules < 3) return;
+    int begun = 0;
+    const auto stop = [&](std::string_view, double, double) {
+      if (++begun < modules) return;
       (void)!::write(ready[1], "x", 1);
       while (true) ::pause();
     };
-    (void)encode_checkpoint(source(), small_plan(), {}, out(), {}, stop_at_the_last);
+    (void)encode_checkpoint(source, plan, {}, out, {.record_seconds = 0}, stop);
     ::_exit(0);
   }
   ::close(ready[1]);
@@ -277,11 +276,83 @@ TEST_F(Encode, KilledHalfWayLeavesTheOldFolder) {
   int status = 0;
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   EXPECT_TRUE(WIFSIGNALED(status));
+}
 
+TEST_F(Encode, KilledHalfWayLeavesTheOldFolder) {
+  encode(small_plan({4, 32}));
+  const std::string before = content("model.safetensors") + content("config.json") + content("optiq.json");
+  encode_and_kill(source(), small_plan(), out(), 3);
   EXPECT_EQ(content("model.safetensors") + content("config.json") + content("optiq.json"), before);
   EXPECT_TRUE(verify_checkpoint(out()));
   encode(small_plan());
   EXPECT_TRUE(verify_checkpoint(out()));
+}
+
+TEST_F(Encode, GoesOnWhereAKilledOneWas) {
+  encode(small_plan());
+  const std::string whole = content("model.safetensors");
+  fs::remove_all(out());
+  const fs::path partial = folder_.path() / ".out.partial" / "model.safetensors";
+  for (const int modules : {1, 2, 3, 4}) {
+    encode_and_kill(source(), small_plan(), out(), modules);
+    const std::string written = read_text_file(partial).value();
+    EXPECT_EQ(whole.substr(0, written.size()), written);
+    if (modules < 4) continue;
+    // All modules are there; a kill in front of the first leaves them, so they are not written again.
+    encode_and_kill(source(), small_plan(), out(), 1);
+    EXPECT_EQ(read_text_file(partial).value(), written);
+  }
+  encode(small_plan());
+  EXPECT_EQ(content("model.safetensors"), whole);
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_.path()), {}), 2) << "debris";
+}
+
+TEST_F(Encode, DoesNotTrustWhatAKilledOneLeft) {
+  encode(small_plan());
+  const std::string whole = content("model.safetensors");
+  const fs::path partial = folder_.path() / ".out.partial" / "model.safetensors";
+  // Another byte, fewer bytes, no file.
+  for (const int damage : {0, 1, 2}) {
+    SCOPED_TRACE(damage);
+    fs::remove_all(out());
+    encode_and_kill(source(), small_plan(), out(), 4);
+    const std::string written = read_text_file(partial).value();
+    if (damage == 0) {
+      std::fstream file(partial, std::ios::in | std::ios::out | std::ios::binary);
+      file.seekp(static_cast<std::streamoff>(written.size() / 2));
+      file.put(static_cast<char>(written[written.size() / 2] ^ 1));
+    }
+    if (damage == 1) fs::resize_file(partial, written.size() / 2);
+    if (damage == 2) fs::remove(partial);
+    encode(small_plan());
+    EXPECT_EQ(content("model.safetensors"), whole);
+  }
+}
+
+TEST_F(Encode, AnotherPlanBeginsAnew) {
+  encode(small_plan({4, 32}));
+  const std::string whole = content("model.safetensors");
+  fs::remove_all(out());
+  encode_and_kill(source(), small_plan(), out(), 3);
+  encode(small_plan({4, 32}));
+  EXPECT_EQ(content("model.safetensors"), whole);
+}
+
+TEST_F(Encode, StreamedSourcesGiveTheSameBytes) {
+  encode(small_plan());
+  const std::string whole = content("model.safetensors");
+  const auto streamed = io::Checkpoint::open(source_folder(), Access::streamed).value();
+  const EncodeOptions options{.memory = {memory_needed(streamed, small_plan()), folder_.path()}};
+  ASSERT_TRUE(encode_checkpoint(streamed, small_plan(), {}, out(), options));
+  EXPECT_EQ(content("model.safetensors"), whole);
+}
+
+TEST_F(Encode, RefusesMemoryThatIsTooLittle) {
+  const std::uint64_t least = memory_needed(source(), small_plan());
+  const EncodeOptions options{.memory = {least - 1, folder_.path()}};
+  expect_error(encode_checkpoint(source(), small_plan(), {}, out(), options), ErrorCode::impossible_budget,
+               "the least that would do");
+  EXPECT_FALSE(fs::exists(out()));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "optiq/quant/encoder.h"
 #include "support/arrays.h"
 #include "support/contains.h"
+#include "support/file_size_limit.h"
 #include "support/golden_plan.h"
 #include "support/model_folder.h"
 #include "support/random_batch.h"
@@ -95,6 +96,27 @@ TEST_P(EncodeGptq, DependsOnTheTokensAloneAndGivesTheSameBytesAgain) {
   encode_by(quant::Encoder::gptq, folder_.path() / "c", test::random_batch(random_, reference_, 8, 32));
   EXPECT_EQ(weights("a"), weights("b"));
   EXPECT_NE(weights("a"), weights("c"));
+}
+
+/// The blocks in front of the one that is gone on with are read back: the others are measured behind them.
+TEST_P(EncodeGptq, GoesOnWhereAFullDiskStoppedIt) {
+  encode_by(quant::Encoder::gptq, folder_.path() / "whole", batch_);
+  const plan::Plan plan = test::plan_of(reference_, {3, 32}, quant::Encoder::gptq);
+  const fs::path out = folder_.path() / "out";
+  const auto size = fs::file_size(folder_.path() / "whole" / "model.safetensors");
+  for (const double part : {0.5, 0.7, 0.95}) {
+    const auto bytes = static_cast<rlim_t>(part * static_cast<double>(size));
+    const test::FileSizeLimit limit(bytes);
+    const Status status =
+        encode_checkpoint(reference_.checkpoint(), plan, {{}, batch_}, out, {.record_seconds = 0});
+    ASSERT_FALSE(status);
+    EXPECT_EQ(status.error().code, ErrorCode::out_of_resources) << status.error().message;
+    EXPECT_FALSE(fs::exists(out));
+    EXPECT_GT(fs::file_size(folder_.path() / ".out.partial" / "model.safetensors"), bytes * 9 / 10);
+  }
+  encode_by(quant::Encoder::gptq, out, batch_);
+  for (const char* file : {"model.safetensors", "config.json", "optiq.json"})
+    EXPECT_EQ(read_text_file(out / file).value(), read_text_file(folder_.path() / "whole" / file).value());
 }
 
 TEST_P(EncodeGptq, NeedsTokens) {

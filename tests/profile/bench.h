@@ -28,7 +28,7 @@ struct TinyBench {
         options(std::move(wanted)),
         batch(random_batch(random, model, sequences, tokens)),
         subjects(subjects_of(model, {{2, 32}, {4, 32}, {3, 64}})),
-        deltas(DeltaStore::create(subjects, folder.path()).value()) {
+        deltas(DeltaStore::create(subjects, {}, 0).value()) {
     for (std::size_t i = 0; i < subjects.size(); ++i)
       EXPECT_TRUE(deltas.fill(i, model, quant::Encoder::rtn, {}));
     options.compute = kernels::Compute::f32;
@@ -43,6 +43,25 @@ struct TinyBench {
 
   [[nodiscard]] mx::array weight(std::size_t subject) const {
     return mx::astype(model.dense_weight(subjects[subject].shape.name).value(), mx::float32);
+  }
+
+  /// ΔW of an option by rtn, in double and not rounded.
+  [[nodiscard]] Doubles change(std::size_t subject, std::size_t option) const {
+    const auto& [shape, formats] = subjects[subject];
+    const io::TensorView view = model.checkpoint().require(shape.name + ".weight").value();
+    const quant::MatrixView matrix{shape.out_features, shape.in_features, view.dtype, view.bytes};
+    const auto encoded =
+        quant::encode(quant::Encoder::rtn, matrix, formats[option], view.dtype, {}, shape.name).value();
+    const auto in = static_cast<std::size_t>(shape.in_features);
+    Doubles change;
+    std::vector<float> before(in), after(in);
+    for (std::int64_t row = 0; row < shape.out_features; ++row) {
+      quant::load_row(matrix, row, before);
+      quant::dequantize_row(encoded, row, after);
+      for (std::size_t i = 0; i < in; ++i)
+        change.push_back(static_cast<double>(after[i]) - static_cast<double>(before[i]));
+    }
+    return change;
   }
 
   /// The module's weight moved by `step` times an option's ΔW.

@@ -7,10 +7,13 @@
 #include "optiq/base/half.h"
 #include "optiq/base/statistics.h"
 #include "optiq/profile/grams.h"
+#include "src/profile/mse.h"
 #include "support/seed.h"
 
 namespace optiq::profile {
 namespace {
+
+namespace fs = std::filesystem;
 
 class Estimators : public testing::TestWithParam<const char*> {
  protected:
@@ -187,35 +190,109 @@ double output_energy(const Doubles& matrix, const Doubles& inputs, std::size_t i
   return energy;
 }
 
+/// Of `sequences` sequences in pieces of `length`: every piece's samples against the definition.
+void expect_relative_output_errors(const TinyBench& tiny, std::int64_t length, const MseResult& measured) {
+  const std::int64_t sequences = tiny.batch.sequences;
+  ASSERT_EQ(static_cast<std::int64_t>(measured.samples.size()), (sequences + length - 1) / length);
+  for (std::size_t piece = 0; piece < measured.samples.size(); ++piece) {
+    const std::int64_t first = static_cast<std::int64_t>(piece) * length;
+    std::unordered_map<std::string, Doubles> inputs;
+    for (std::int64_t i = first; i < std::min(first + length, sequences); ++i) {
+      for (const auto& [module, more] : tapped_inputs(tiny, i))
+        inputs[module].insert(inputs[module].end(), more.begin(), more.end());
+    }
+    std::size_t place = 0;
+    for (std::size_t subject = 0; subject < tiny.subjects.size(); ++subject) {
+      const auto in = static_cast<std::size_t>(tiny.subjects[subject].shape.in_features);
+      const std::string& name = tiny.subjects[subject].shape.name;
+      const auto energy = [&](const Doubles& matrix) {
+        const auto found = inputs.find(name);
+        const double norm = test::norm(matrix);  // an untied embedding has no inputs: x of equal weights
+        return found == inputs.end() ? norm * norm : output_energy(matrix, found->second, in);
+      };
+      const double whole = energy(test::values(tiny.weight(subject)));
+      for (std::size_t option = 0; option < tiny.subjects[subject].formats.size(); ++option, ++place) {
+        const double expected = energy(tiny.change(subject, option)) / whole;
+        EXPECT_NEAR(static_cast<double>(measured.samples[piece].at(place)), expected, 1e-4 * expected)
+            << name;
+      }
+    }
+    EXPECT_EQ(place, measured.samples[piece].size());
+  }
+}
+
+/// Changes of weight and hidden states on disk: the same up to the order of summation.
+TEST_P(Estimators, FisherOnDiskIsFisherInMemory) {
+  TinyBench tiny(GetParam(), random_, 1, 12, with_draws(2));
+  const auto expected = fisher_samples(tiny.bench(), 0).value();
+  tiny.options.memory = {1, tiny.folder.path()};
+  tiny.deltas = DeltaStore::create(tiny.subjects, tiny.options.memory, 0).value();
+  ASSERT_TRUE(tiny.deltas.is_on_disk());
+  for (std::size_t i = 0; i < tiny.subjects.size(); ++i)
+    ASSERT_TRUE(tiny.deltas.fill(i, tiny.model, quant::Encoder::rtn, {}));
+  const auto found = fisher_samples(tiny.bench(), 0).value();
+  ASSERT_EQ(found.size(), expected.size());
+  for (std::size_t draw = 0; draw < found.size(); ++draw) {
+    float largest = 0;
+    for (const float value : expected[draw]) largest = std::max(largest, std::abs(value));
+    for (std::size_t i = 0; i < found[draw].size(); ++i)
+      EXPECT_NEAR(found[draw][i], expected[draw][i], 1e-4f * largest) << i;
+  }
+  EXPECT_TRUE(fs::is_empty(tiny.folder.path()));
+}
+
+/// Few tokens a piece: inputs are kept as they are; many: as Grams. In memory and on disk alike.
 TEST_P(Estimators, MseIsTheRelativeOutputError) {
-  const TinyBench tiny(GetParam(), random_, 3, 10);
-  const auto samples = mse_samples(tiny.bench(), 1, 3).value();
-  ASSERT_EQ(samples.size(), 1u);
-  std::unordered_map<std::string, Doubles> inputs = tapped_inputs(tiny, 1);
-  for (const auto& [module, more] : tapped_inputs(tiny, 2))
-    inputs[module].insert(inputs[module].end(), more.begin(), more.end());
-  std::size_t place = 0;
-  for (std::size_t subject = 0; subject < tiny.subjects.size(); ++subject) {
-    const auto in = static_cast<std::size_t>(tiny.subjects[subject].shape.in_features);
-    const std::string& name = tiny.subjects[subject].shape.name;
-    const auto energy = [&](const Doubles& matrix) {
-      const auto found = inputs.find(name);
-      const double norm = test::norm(matrix);  // an untied embedding has no inputs: x of equal weights
-      return found == inputs.end() ? norm * norm : output_energy(matrix, found->second, in);
-    };
-    for (std::size_t option = 0; option < tiny.subjects[subject].formats.size(); ++option, ++place) {
-      const double expected = energy(test::values(tiny.deltas.delta(subject, option))) /
-                              energy(test::values(tiny.weight(subject)));
-      EXPECT_NEAR(static_cast<double>(samples[0].at(place)), expected, 1e-4 * expected) << name;
+  for (const std::int64_t tokens : {10, 120}) {
+    SCOPED_TRACE(tokens);
+    TinyBench tiny(GetParam(), random_, 3, tokens);
+    tiny.options.encoder = quant::Encoder::rtn;
+    const Pieces pieces{3, 2};
+    std::vector<std::vector<float>> in_memory;
+    for (const bool on_disk : {false, true}) {
+      SCOPED_TRACE(on_disk);
+      tiny.options.memory = {};
+      if (on_disk) tiny.options.memory = {mse_bytes(tiny.model, tokens, tiny.options), tiny.folder.path()};
+      Journal journal = Journal::begin(tiny.folder.path() / "journal", "this work").value();
+      const auto measured =
+          measure_mse(tiny.model, tiny.batch, tiny.subjects, tiny.options, pieces, journal, 0, nullptr);
+      ASSERT_TRUE(measured) << measured.error().message;
+      expect_relative_output_errors(tiny, pieces.length, *measured);
+      if (on_disk) EXPECT_EQ(measured->samples, in_memory);
+      in_memory = measured->samples;
+      EXPECT_EQ(measured->importance.contains("model.embed_tokens"), tiny.model.config().tied_embeddings);
     }
   }
-  EXPECT_EQ(place, samples[0].size());
+}
+
+/// Stages that the journal holds are not measured again, and the result is the same to the bit.
+TEST_P(Estimators, MseGoesOnBehindTheJournalsStages) {
+  TinyBench tiny(GetParam(), random_, 3, 10);
+  tiny.options.encoder = quant::Encoder::gptq;
+  const fs::path path = tiny.folder.path() / "journal";
+  const auto measure = [&](Journal& journal) {
+    return measure_mse(tiny.model, tiny.batch, tiny.subjects, tiny.options, {3, 1}, journal, 0, nullptr)
+        .value();
+  };
+  Journal whole = Journal::begin(path, "this work").value();
+  const MseResult expected = measure(whole);
+  const Journal read = Journal::open(path, "this work").value();
+  ASSERT_EQ(static_cast<std::int64_t>(read.records().size()), tiny.model.config().layers + 1);
+  for (std::size_t kept = 0; kept <= read.records().size(); ++kept) {
+    Journal part = Journal::begin(path, "this work").value();
+    for (std::size_t i = 0; i < kept; ++i) ASSERT_TRUE(part.append(read.records()[i]));
+    Journal resumed = Journal::open(path, "this work").value();
+    const MseResult again = measure(resumed);
+    EXPECT_EQ(again.samples, expected.samples) << kept;
+    EXPECT_EQ(again.importance, expected.importance) << kept;
+    EXPECT_EQ(resumed.size(), read.records().size()) << kept;
+  }
 }
 
 TEST_P(Estimators, ImportanceIsTheMeanSquareOfEachInput) {
   const TinyBench tiny(GetParam(), random_, 3, 10);
   const Importance importance =
-      measure_importance(tiny.model, tiny.batch, kernels::Compute::f32, nullptr).value();
+      measure_importance(tiny.model, tiny.batch, kernels::Compute::f32, {}, nullptr).value();
   std::map<std::string, Doubles> expected;
   for (std::int64_t sequence = 0; sequence < 3; ++sequence) {
     for (const auto& [module, inputs] : tapped_inputs(tiny, sequence)) {
@@ -312,21 +389,18 @@ TEST_P(Estimators, ReplacementsReachTheBlocksBehind) {
       expected[module].insert(expected[module].end(), values.begin(), values.end());
     }
   }
-  for (const bool expects : {true, false}) {
-    const auto visit = [&](std::int64_t layer, const Grams& grams) -> Result<Replacements> {
-      if (layer == 0) return replaced;
-      for (const auto& [module, gram] : grams) {
-        const Doubles reference =
-            mean_gram(expected.at(module), static_cast<std::size_t>(gram->in_features()));
-        EXPECT_TRUE(test::close(Doubles(gram->moments().begin(), gram->moments().end()), reference,
-                                1e-4 * test::largest(reference)))
-            << module;
-      }
-      return Replacements{};
-    };
-    const WalkOptions options{.compute = kernels::Compute::f32, .replaces = expects};
-    ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, options, visit, nullptr));
-  }
+  const auto visit = [&](std::int64_t layer, const Grams& grams) -> Result<Replacements> {
+    if (layer == 0) return replaced;
+    for (const auto& [module, gram] : grams) {
+      const Doubles reference = mean_gram(expected.at(module), static_cast<std::size_t>(gram->in_features()));
+      EXPECT_TRUE(test::close(Doubles(gram->moments().begin(), gram->moments().end()), reference,
+                              1e-4 * test::largest(reference)))
+          << module;
+    }
+    return Replacements{};
+  };
+  const WalkOptions options{.compute = kernels::Compute::f32, .replaces = true};
+  ASSERT_TRUE(walk_grams(tiny.model, tiny.batch, options, visit, nullptr));
 }
 
 }  // namespace

@@ -16,14 +16,20 @@
 
 namespace optiq {
 
+/// The fingerprint of no bytes.
+inline constexpr std::uint64_t kEmptyFingerprint = 0xcbf29ce484222325ull;
+
 /// FNV-1a, 64 bits (Fowler, Noll, Vo), going on from `hash`: finds torn writes and other content, not
 /// tampering.
-std::uint64_t fingerprint(std::span<const std::byte> bytes, std::uint64_t hash = 0xcbf29ce484222325ull);
+std::uint64_t fingerprint(std::span<const std::byte> bytes, std::uint64_t hash = kEmptyFingerprint);
 
 class Journal {
  public:
   /// Opens the log at `path` if it holds `identity`, otherwise begins a new one.
   static Result<Journal> open(const std::filesystem::path& path, const std::string& identity);
+
+  /// Begins a new one, whatever lies there.
+  static Result<Journal> begin(const std::filesystem::path& path, const std::string& identity);
 
   /// Records found at opening, the identity not counted.
   [[nodiscard]] const std::vector<std::vector<std::byte>>& records() const { return records_; }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "optiq/base/memory.h"
 #include "optiq/base/progress.h"
 #include "optiq/base/result.h"
 #include "optiq/io/checkpoint.h"
@@ -17,7 +18,16 @@ namespace optiq::encode {
 
 struct EncodeOptions {
   std::uint64_t shard_limit_bytes = io::kShardLimitBytes;  ///< largest safetensors file
+  double record_seconds = 1;  ///< a kill costs about as much work, for plans of `gptq` one block's more
+  /// Of this process; the source should then be opened to be streamed.
+  MemoryLimit memory = {};
 };
+
+/// Bytes on the disk of `out` that encode_checkpoint takes, beside an old `out` that is there until the end.
+std::uint64_t disk_needed(const plan::Plan& plan, const EncodeOptions& options = {});
+
+/// The least memory that encode_checkpoint can do with.
+std::uint64_t memory_needed(const io::Checkpoint& source, const plan::Plan& plan);
 
 /// What is known of the modules' inputs.
 struct Calibration {
@@ -36,13 +46,15 @@ Result<Calibration> read_calibration(const std::filesystem::path& path, const pl
 /// and the fixed tensors are copied as they are.
 ///
 /// `out` appears whole or not at all: it may be missing, empty, or an earlier output of this function (which
-/// is replaced); killed at any moment, the old content or the new is there. Memory: one module at a time
-/// beside the source's mapping; for `gptq` also what profile::walk_grams takes. The bytes written depend on
-/// the arguments alone, not on threads or time.
+/// is replaced); killed at any moment, the old content or the new is there. What was written lies in a hidden
+/// folder beside it, and the same call goes on from there after a kill or a full disk (docs/memory.md).
+/// Memory: one module at a time beside the source's mapping; for `gptq` also what profile::walk_grams takes.
+/// The bytes written depend on the arguments alone, not on threads, time or interruptions.
 ///
 /// bad_input (naming the tensor) where the source is quantized already, or lacks a tensor of the plan, or has
 /// it in another shape or dtype, or holds a weight that is not finite; where `out` is a file or a foreign
-/// folder; where the plan has `gptq` and there are no tokens. out_of_resources where it cannot be written.
+/// folder; where the plan has `gptq` and there are no tokens. out_of_resources where it cannot be written or
+/// the disk is too small (found before the start), impossible_budget where the memory is.
 Status encode_checkpoint(const io::Checkpoint& source, const plan::Plan& plan, const Calibration& calibration,
                          const std::filesystem::path& out, const EncodeOptions& options = {},
                          const Progress& progress = {});

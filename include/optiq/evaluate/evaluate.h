@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "optiq/base/memory.h"
 #include "optiq/base/progress.h"
 #include "optiq/base/statistics.h"
 #include "optiq/model/model.h"
@@ -16,7 +17,13 @@ struct Options {
   std::int64_t max_windows = 0;  ///< 0: the whole text; otherwise the first so many
   /// Of the model; int8 measures what rounding activations costs: the reference is then computed in f32.
   kernels::Compute compute = kernels::Compute::f32;
+  /// Of this process; both models should then be opened to be streamed. All windows then go through a block
+  /// together, and hidden states that do not fit go to memory.scratch.
+  MemoryLimit memory = {};
 };
+
+/// The least memory of evaluate_text.
+std::uint64_t memory_needed(const model::Model& model, const model::Model* reference, std::int64_t context);
 
 /// Distance from a reference model, over all scored tokens, in nats. Standard errors are over windows: tokens
 /// of one window are not independent.
@@ -44,7 +51,8 @@ struct Quality {
 /// Scores `tokens` in windows. What is left behind the last whole window is dropped, unless the text is
 /// shorter than one. With `reference`, both models see the same windows; their vocabularies must be of one
 /// size (bad_input). bad_input also for fewer than 2 tokens or one outside the vocabulary, usage for a
-/// context below 2. Memory: hidden states of one window and logits of 256 positions of both models.
+/// context below 2, impossible_budget for a limit of memory below memory_needed. Memory: hidden states of one
+/// window and logits of 256 positions of both models.
 Result<Quality> evaluate_text(const model::Model& model, const model::Model* reference,
                               std::span<const std::int32_t> tokens, const Options& options,
                               const Progress& progress);

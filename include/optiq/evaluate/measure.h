@@ -11,11 +11,12 @@
 
 namespace optiq::evaluate {
 
-/// The checkpoint in `folder` on each of the texts, in windows of its tokens a sequence, against `reference`.
+/// The checkpoint in `folder`, read as `reference` is, on each of the texts, in windows of its tokens a sequence,
+/// against `reference`.
 Result<std::vector<Quality>> measure_folder(const std::filesystem::path& folder,
                                             const model::Model& reference,
                                             std::span<const calibrate::TokenBatch> texts,
-                                            const Progress& progress = {});
+                                            const Progress& progress = {}, const MemoryLimit& memory = {});
 
 /// What is to be written and measured.
 struct Trial {
@@ -30,6 +31,6 @@ struct Trial {
 Result<std::vector<Quality>> measure_trial(const Trial& trial, const model::Model& reference,
                                            std::span<const calibrate::TokenBatch> texts,
                                            const std::filesystem::path& folder,
-                                           const Progress& progress = {});
+                                           const Progress& progress = {}, const MemoryLimit& memory = {});
 
 }  // namespace optiq::evaluate

@@ -18,7 +18,7 @@ class Checkpoint {
   /// Opens and checks a folder. bad_input: no config.json, no safetensors, a shard of the index missing, a
   /// tensor listed in the index that its shard lacks, the same tensor in two shards. Maps files; reads no
   /// weights.
-  static Result<Checkpoint> open(const std::filesystem::path& folder);
+  static Result<Checkpoint> open(const std::filesystem::path& folder, Access access = Access::kept);
 
   [[nodiscard]] const std::filesystem::path& folder() const { return folder_; }
   [[nodiscard]] const Json& config() const { return config_; }
@@ -27,6 +27,7 @@ class Checkpoint {
   [[nodiscard]] const TensorView* find(const std::string& name) const;
   /// bad_input naming the tensor and the folder where it is missing.
   [[nodiscard]] Result<TensorView> require(const std::string& name) const;
+  [[nodiscard]] Access access() const { return access_; }
   /// Bytes of all safetensors files as they lie on disk (the figure every budget counts).
   [[nodiscard]] std::uint64_t file_bytes() const { return file_bytes_; }
 
@@ -35,6 +36,7 @@ class Checkpoint {
   Json config_;
   std::map<std::string, TensorView> tensors_;
   std::uint64_t file_bytes_ = 0;
+  Access access_ = Access::kept;
 };
 
 /// config.json, tokenizer files and weights of a checkpoint, sorted; the first three are listed even where they
@@ -57,6 +59,15 @@ inline constexpr std::uint64_t kShardLimitBytes = 5ull << 30;
 ShardLayout layout_shards(const std::vector<TensorSpec>& tensors,
                           std::uint64_t shard_limit = kShardLimitBytes);
 
+/// Where a layout's tensors lie, in the order they are written.
+struct TensorPlace {
+  std::string name;
+  std::size_t file = 0;      ///< into ShardLayout::file_names
+  std::uint64_t offset = 0;  ///< of its first byte in the file
+  std::uint64_t bytes = 0;
+};
+std::vector<TensorPlace> tensor_places(const ShardLayout& layout);
+
 /// Streams tensors into the files of a layout inside `folder` (a staging folder), then writes
 /// model.safetensors.index.json {"metadata":{"total_size","total_parameters"},"weight_map"}; total_size is
 /// the bytes of the tensors, without headers. A failure (out_of_resources) leaves partial files to the
@@ -64,8 +75,13 @@ ShardLayout layout_shards(const std::vector<TensorSpec>& tensors,
 class CheckpointWriter {
  public:
   static Result<CheckpointWriter> create(const std::filesystem::path& folder, ShardLayout layout);
+  /// Goes on behind the first `done` tensors of the layout, which an earlier writer left in `folder`.
+  static Result<CheckpointWriter> resume(const std::filesystem::path& folder, ShardLayout layout,
+                                         std::size_t done);
   /// Tensors must come whole and in the layout's order: internal where name or size are not the next ones.
   Status write(const std::string& name, std::span<const std::byte> bytes);
+  /// Flushes what was written to the device.
+  Status sync() { return writer_->sync(); }
   Status finish(std::uint64_t total_parameters);
 
  private:

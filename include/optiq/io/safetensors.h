@@ -42,7 +42,7 @@ Result<std::uint64_t> tensor_bytes(const TensorSpec& spec);
 /// gap.
 class SafetensorsFile {
  public:
-  static Result<SafetensorsFile> open(const std::filesystem::path& path);
+  static Result<SafetensorsFile> open(const std::filesystem::path& path, Access access = Access::kept);
   /// The same over bytes in memory (for fuzzing and tests); the views borrow `bytes`.
   static Result<SafetensorsFile> parse(std::span<const std::byte> bytes, std::string where);
 
@@ -67,8 +67,15 @@ class SafetensorsWriter {
  public:
   static Result<SafetensorsWriter> create(const std::filesystem::path& path, std::vector<TensorSpec> tensors,
                                           const std::map<std::string, std::string>& metadata);
+  /// Goes on with a file that create() of the same arguments began, behind its first `done` tensors. What
+  /// came after them is cut off.
+  static Result<SafetensorsWriter> resume(const std::filesystem::path& path, std::vector<TensorSpec> tensors,
+                                          const std::map<std::string, std::string>& metadata,
+                                          std::size_t done);
   /// Appends the next tensor's bytes (in as many calls as wanted, in order). internal if more than announced.
   Status append(std::span<const std::byte> bytes);
+  /// Flushes what was appended to the device.
+  Status sync() { return file_.sync(); }
   /// internal if bytes are missing; then syncs and closes.
   Status finish();
 

@@ -50,7 +50,10 @@ class Model {
   /// there with the shape that config.json says, no quantized module lacks scales or biases, and nothing
   /// unknown is ignored silently (tensors that no family uses are listed in unused_tensors()). Weights stay
   /// in the file's mapping: no copy.
-  static Result<Model> open(const std::filesystem::path& folder);
+  ///
+  /// Streamed: whoever computes says by StageWeights which weights are in use; out_of_resources (naming the
+  /// tensor) where one lies unaligned in its file, since it would have to be copied.
+  static Result<Model> open(const std::filesystem::path& folder, Access access = Access::kept);
 
   [[nodiscard]] const ModelConfig& config() const;
   [[nodiscard]] const Weights& weights() const;

@@ -7,6 +7,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "optiq/base/memory.h"
 #include "optiq/base/progress.h"
 #include "optiq/calibrate/calibrate.h"
 #include "optiq/quant/gram.h"
@@ -25,17 +26,23 @@ using GramVisitor = std::function<Result<Replacements>(std::int64_t layer, const
 
 struct WalkOptions {
   kernels::Compute compute = kernels::Compute::bf16;  ///< of the passes, and of the Grams (kernels::gram)
-  /// `visit` is expected to return replacements: what a block gives is then computed behind it only.
+  /// Later blocks see what a block gives with the weights that `visit` returned in place of its own; what they
+  /// are is else ignored.
   bool replaces = false;
+  /// Whether a stage's Grams are wanted; `visit` gets none of those that are not. Empty: all are.
+  std::function<bool(std::int64_t layer)> wants = {};
+  MemoryLimit memory = {};  ///< hidden states go to memory.scratch where it has no room for them
 };
 
-/// Takes the calibration sequences through the model block by block. Where `visit` returns replacements,
-/// later blocks see what the changed block gives. Memory: the hidden states of all sequences (f32), one
-/// block's weights, Grams and activations of some 2,048 tokens. Cost: a forward pass, a second one of each
-/// block that was changed, and in²/2 multiplications a token for each input of a block. Errors: those of
-/// `visit`; bad_input naming a module whose inputs are not finite.
+/// Takes the calibration sequences through the model block by block. Memory: the hidden states of all
+/// sequences (f32), one block's weights, Grams and activations of some 2,048 tokens. Cost: a forward pass, a
+/// second one of each block where the options say that it is replaced, and in²/2 multiplications a token for
+/// each input of a block. Errors: those of `visit`; bad_input naming a module whose inputs are not finite.
 Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch, const WalkOptions& options,
                   const GramVisitor& visit, const Progress& progress);
+
+/// The least memory of walk_grams with an encoder that factors Grams; `replaces` as in the options.
+std::uint64_t gram_walk_bytes(const model::Model& model, std::int64_t tokens, bool replaces);
 
 /// Why activations are not finite: bad_input naming the first weight that is not, or else the model's folder.
 Error describe_non_finite(const model::Model& model);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "optiq/base/memory.h"
 #include "optiq/base/progress.h"
 #include "optiq/calibrate/calibrate.h"
 
@@ -16,9 +17,11 @@ namespace optiq::profile {
 /// "model.embed_tokens"; an embedding that is only looked up has no entry.
 using Importance = std::map<std::string, std::vector<float>>;
 
-/// One forward pass over the calibration sequences.
+/// One forward pass over the calibration sequences, block by block; their hidden states go to memory.scratch
+/// where the limit has no room for them.
 Result<Importance> measure_importance(const model::Model& model, const calibrate::TokenBatch& batch,
-                                      kernels::Compute compute, const Progress& progress);
+                                      kernels::Compute compute, const MemoryLimit& memory,
+                                      const Progress& progress);
 
 /// The file that stands beside sensitivity.json: "x/sensitivity.json" →
 /// "x/sensitivity.importance.safetensors".

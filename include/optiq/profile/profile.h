@@ -16,6 +16,7 @@ struct Options {
   std::vector<quant::Format> formats;              ///< empty: every bits × group
   std::int64_t label_draws = 2;                    ///< fisher: independent label sets for each sequence
   kernels::Compute compute = kernels::Compute::bf16;
+  MemoryLimit memory = {};  ///< of this process; the model should then be opened to be streamed
 };
 
 /// Every bits × group that MLX stores.
@@ -23,12 +24,18 @@ std::vector<quant::Format> all_formats();
 
 /// Measures and writes `output` (sensitivity.json) and, beside it, the activation statistics
 /// (importance_path). Work that is done is kept in `output` + ".journal": after a kill the same call goes on
-/// where it was; another call begins anew. Memory: one block's weights and gradients, hidden states of one
-/// sequence, and the deltas (DeltaStore). Errors: bad_input for a quantized or damaged checkpoint,
-/// out_of_resources for a full disk.
+/// where it was; another call begins anew. Memory: memory_needed, and what does not fit beside it goes to an
+/// unnamed scratch file. Errors: bad_input for a quantized or damaged checkpoint, out_of_resources for a full
+/// disk, impossible_budget for a limit of memory that is too low, usage for work that a limit rules out (`kl`,
+/// text that the model samples itself).
 Result<Sensitivity> profile(const model::Model& model, const io::Tokenizer& tokenizer,
                             const calibrate::Source& source, const Options& options,
                             const std::filesystem::path& output, const Progress& progress);
+
+/// The least memory that profile() can do with, and the most that it puts on disk beside its output under
+/// options.memory.
+std::uint64_t memory_needed(const model::Model& model, std::int64_t tokens, const Options& options);
+std::uint64_t disk_needed(const model::Model& model, const calibrate::Source& source, const Options& options);
 
 /// The profile that lies in `output` already, where it was made by the same call of profile() on this model
 /// (by size, options and calibration; it must be younger than the model's files); nothing otherwise.

@@ -1,0 +1,34 @@
+// Second moments of one stage's inputs while they are summed over sequences.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "optiq/profile/grams.h"
+
+namespace optiq::profile {
+
+class GramSums {
+ public:
+  explicit GramSums(kernels::Compute compute) : compute_(compute) {}
+
+  /// To be given as a watch's tap; modules that read the same array share a sum.
+  void add(const std::string& module, const model::mx::array& input);
+
+  /// Evaluates what was added, one after another, and sums it in place: a Gram may take as much as a block.
+  Status evaluate();
+
+  /// The means over `tokens` tokens. The sums are used up.
+  [[nodiscard]] Result<Grams> means(std::int64_t tokens) &&;
+
+ private:
+  kernels::Compute compute_;
+  std::map<std::string, std::vector<float>> sums_;
+  std::vector<std::pair<std::string, model::mx::array>> pending_;
+  std::map<std::string, std::string> input_of_;  ///< module → the one that holds its sum
+  std::uintptr_t last_input_ = 0;
+  std::string last_module_;
+};
+
+}  // namespace optiq::profile

@@ -1,0 +1,95 @@
+"""--max-memory keeps its promise, below the size of the weights, and changes no byte of what is written."""
+import json
+import pathlib
+import resource
+import shutil
+import sys
+import tempfile
+import unittest
+
+from cli_support import BAD_INPUT, BINARY, IMPOSSIBLE_BUDGET, USAGE, CliTest, folder_content
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench" / "memory"))
+import make_model  # noqa: E402
+import measure  # noqa: E402
+
+MEGABYTE = 1_000_000
+
+
+class Bounded(CliTest):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.shared = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory(prefix="optiq-memory-")))
+        cls.large = make_model.write_model(cls.shared / "large", "small", 8, shard_bytes=60 * MEGABYTE)
+        cls.model_bytes = sum(file.stat().st_size for file in cls.large.glob("*.safetensors"))
+        sensitivity = measure.write_sensitivity(cls.large, cls.shared / "sensitivity.json", encoder="rtn")
+        measure.must_run([BINARY, "plan", sensitivity, "--bpw", "4.5", "-o", cls.shared / "plan.json"])
+        measure.must_run([BINARY, "encode", cls.large, cls.shared / "plan.json", cls.shared / "expected", "--quiet"])
+
+    def within(self, megabytes: int, *arguments) -> measure.Run:
+        """Runs under a limit, by which the kernel bounds anonymous memory too; its count of the peak, with the pages of
+        files, is within it, and below what the weights alone take."""
+        def limit_anonymous_memory():  # the kernel refuses more than that
+            resource.setrlimit(resource.RLIMIT_DATA, (megabytes * MEGABYTE, megabytes * MEGABYTE))
+
+        done = measure.must_run([BINARY, *arguments, "--json", "--quiet", "--max-memory", f"{megabytes}MB"], cwd=self.folder,
+                                preexec_fn=limit_anonymous_memory)
+        self.assertLess(done.peak_bytes, min(megabytes * MEGABYTE, self.model_bytes))
+        return done
+
+    def encode(self, out: str) -> list:
+        return ["encode", self.large, self.shared / "plan.json", out]
+
+    def test_encode(self):
+        self.within(200, *self.encode("out"))
+        self.assertEqual(folder_content(self.folder / "out"), folder_content(self.shared / "expected"))
+
+    def test_eval(self):
+        arguments = ["eval", self.shared / "expected", "--reference", self.large, "--text", self.text, "--context", "64",
+                     "--windows", "3"]
+        expected = self.succeed(*arguments)
+        found = json.loads(self.within(300, *arguments).stdout)
+        self.assertEqual(found, expected)
+
+    def test_profile(self):
+        arguments = ["profile", self.large, "--calibration", self.text, "--sequences", "2", "--tokens", "32", "--encoder",
+                     "rtn", "--estimator", "mse", "--bits", "4", "--groups", "64"]
+        self.succeed(*arguments, "-o", "whole.json")
+        self.within(450, *arguments, "-o", "bounded.json")
+        self.assertEqual((self.folder / "bounded.json").read_bytes(), (self.folder / "whole.json").read_bytes())
+
+    def test_too_little(self):
+        self.refuse(IMPOSSIBLE_BUDGET, ["encode", "the least that would do"], *self.encode("out"), "--max-memory", "50MB")
+        self.refuse(IMPOSSIBLE_BUDGET, "the least that would do", "profile", self.large, "-o", "s.json", "--calibration",
+                    self.text, "--tokens", "32", "--max-memory", "50MB")
+        self.refuse(IMPOSSIBLE_BUDGET, "the least that would do", "eval", self.large, "--text", self.text, "--max-memory",
+                    "50MB")
+        self.refuse(USAGE, "nonsense", *self.encode("out"), "--max-memory", "nonsense")
+
+    def test_what_a_limit_rules_out(self):
+        self.refuse(USAGE, "--calibration FILE", "profile", self.large, "-o", "s.json", "--max-memory", "4GB")
+        self.refuse(USAGE, "--effort fast", "quantize", self.large, "out", "--bpw", "4.5", "--calibration", self.text,
+                    "--max-memory", "4GB")
+
+    def test_quantize(self):
+        arguments = ["quantize", self.model, "out", "--bpw", "6", "--effort", "fast", "--calibration", self.text,
+                     "--sequences", "2", "--tokens", "32", "--eval-sequences", "2", "--max-memory", "1GB"]
+        self.assertGreater(self.succeed(*arguments)["kl_mean"], 0)
+        first = folder_content(self.folder / "out")
+        self.succeed(*arguments)
+        self.assertEqual(folder_content(self.folder / "out"), first)
+
+    def test_a_removed_shard(self):
+        model = pathlib.Path(shutil.copytree(self.large, self.folder / "copy"))
+        shard = sorted(model.glob("*.safetensors"))[1]
+        shard.rename(self.folder / "elsewhere")
+        self.refuse(BAD_INPUT, [shard.name, "missing"], "encode", model, self.shared / "plan.json", "out")
+        (self.folder / "elsewhere").rename(shard)
+        self.succeed("encode", model, self.shared / "plan.json", "out")
+        self.assertEqual((self.folder / "out" / "model.safetensors").read_bytes(),
+                         (self.shared / "expected" / "model.safetensors").read_bytes())
+
+
+if __name__ == "__main__":
+    unittest.main()
