@@ -1,6 +1,8 @@
+#include "engine_options.h"
 #include "optiq/calibrate/calibrate.h"
 #include "optiq/evaluate/choices.h"
 #include "optiq/evaluate/evaluate.h"
+#include "optiq/runtime/cached_quality.h"
 #include "quality_json.h"
 #include "tasks_output.h"
 #include "verbs.h"
@@ -48,6 +50,8 @@ struct EvalArguments {
   std::int64_t limit = 0;
   evaluate::Options options;
   evaluate::ChoiceOptions choices;
+  bool is_cached = false;  ///< through the engine and its KV cache
+  kernels::cpu::CacheFormat cache;
 };
 
 /// What is measured, and what it is compared with.
@@ -68,10 +72,17 @@ struct Models {
   [[nodiscard]] const model::Model* reference_or_null() const { return reference ? &*reference : nullptr; }
 };
 
+Result<evaluate::Quality> measure_text(const EvalArguments& args, const Models& models,
+                                       std::span<const std::int32_t> tokens, const Progress& progress) {
+  if (!args.is_cached)
+    return evaluate::evaluate_text(models.model, models.reference_or_null(), tokens, args.options, progress);
+  const engine::Options engine{.compute = args.options.compute, .cache = args.cache, .huge_pages = false};
+  return runtime::evaluate_cached(models.model, tokens, args.options, engine, progress);
+}
+
 Status eval_text(const EvalArguments& args, const Models& models, Console& console, Json& json) {
   OPTIQ_TRY(const auto tokens, calibrate::tokenize_file(args.text, models.tokenizer));
-  OPTIQ_TRY(const auto quality, evaluate::evaluate_text(models.model, models.reference_or_null(), tokens,
-                                                        args.options, console.progress()));
+  OPTIQ_TRY(const auto quality, measure_text(args, models, tokens, console.progress()));
   console.end_progress();
   console.print(quality_text(quality));
   json["text"] = args.text;
@@ -109,6 +120,8 @@ Status eval_tasks(const EvalArguments& args, const std::vector<evaluate::Task>& 
 Status eval(const EvalArguments& args, Console& console) {
   if (args.text.empty() && args.tasks.empty())
     return fail(ErrorCode::usage, "eval: expected --text, --tasks or both");
+  if (args.is_cached && (!args.tasks.empty() || !args.reference.empty()))
+    return fail(ErrorCode::usage, "eval: --kv goes with --text only, without --reference");
   OPTIQ_TRY(const auto tasks, load_tasks(args));
   OPTIQ_TRY(const Models models, Models::open(args));
   Json json{{"model", args.model}, {"reference", args.reference}};
@@ -141,7 +154,11 @@ void add_eval(VerbTable& verbs) {
   verb->add_option("--compute", args->options.compute, "Matrix products; int8: as run computes on a CPU")
       ->transform(CLI::CheckedTransformer(modes))
       ->default_str("f32");
-  verbs.on_chosen(verb, [args](Console& console) { return eval(*args, console); });
+  add_cache_options(verb, args->cache);
+  verbs.on_chosen(verb, [args, verb](Console& console) {
+    args->is_cached = verb->count("--kv") + verb->count("--kv-keys") + verb->count("--kv-values") > 0;
+    return eval(*args, console);
+  });
 }
 
 }  // namespace optiq::apps

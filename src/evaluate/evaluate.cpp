@@ -129,15 +129,28 @@ Distance distance_of(std::vector<double> kl, const std::vector<double>& window_k
 
 }  // namespace
 
-Result<Quality> evaluate_text(const model::Model& model, const model::Model* reference,
-                              std::span<const std::int32_t> tokens, const Options& options,
-                              const Progress& progress) {
-  OPTIQ_CHECK(check(model, reference, tokens, options));
+Result<Quality> cut_into_windows(const model::Model& model, std::span<const std::int32_t> tokens,
+                                 const Options& options) {
+  OPTIQ_CHECK(check(model, nullptr, tokens, options));
   Quality quality;
   quality.context = usable_context(model.config(), options.context, tokens.size());
   quality.windows = static_cast<std::int64_t>(tokens.size()) / quality.context;
   if (options.max_windows > 0) quality.windows = std::min(quality.windows, options.max_windows);
   quality.tokens = quality.windows * (quality.context - 1);
+  return quality;
+}
+
+void set_perplexity(Quality& quality) {
+  const MeanError nll = mean_with_error(quality.window_nll);
+  quality.perplexity = std::exp(nll.mean);
+  quality.perplexity_standard_error = quality.perplexity * nll.standard_error;
+}
+
+Result<Quality> evaluate_text(const model::Model& model, const model::Model* reference,
+                              std::span<const std::int32_t> tokens, const Options& options,
+                              const Progress& progress) {
+  OPTIQ_CHECK(check(model, reference, tokens, options));
+  OPTIQ_TRY(Quality quality, cut_into_windows(model, tokens, options));
   std::vector<double> kl, window_agreement;
   for (std::int64_t i = 0; i < quality.windows; ++i) {
     report_progress(progress, "evaluating", static_cast<double>(i), static_cast<double>(quality.windows));
@@ -150,9 +163,7 @@ Result<Quality> evaluate_text(const model::Model& model, const model::Model* ref
     quality.window_kl.push_back(mean_of(scores.kl));
     window_agreement.push_back(mean_of(scores.agreement));
   }
-  const MeanError nll = mean_with_error(quality.window_nll);
-  quality.perplexity = std::exp(nll.mean);
-  quality.perplexity_standard_error = quality.perplexity * nll.standard_error;
+  set_perplexity(quality);
   quality.has_reference = reference != nullptr;
   if (reference != nullptr)
     quality.distance = distance_of(std::move(kl), quality.window_kl, window_agreement);
