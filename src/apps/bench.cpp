@@ -34,8 +34,9 @@ void print_report(const Console& console, const DecodingReport& report) {
                               text(p.tokens_per_second), 100 * p.int8_fraction, int8 ? "int8" : "f32"));
   }
   for (const auto& d : report.decode) {
-    console.print(fmt::format("  decode at {:<7} {} tokens/s, {:.0f} % of the read limit\n", d.depth,
-                              text(d.tokens_per_second), 100 * d.read_fraction.median));
+    console.print(fmt::format("  decode at {:<7} {} tokens/s, {:.0f} % of the read limit; KV cache {}\n",
+                              d.depth, text(d.tokens_per_second), 100 * d.read_fraction.median,
+                              format_bytes(d.cache_bytes)));
   }
   console.print(fmt::format("  peak memory       {} up to the first token, {} in all; file {}\n",
                             format_bytes(report.short_peak_bytes), format_bytes(report.peak_bytes),

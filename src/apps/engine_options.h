@@ -9,8 +9,11 @@
 
 namespace optiq::apps {
 
-/// Adds --precise, --mapped and --kv. `options` is filled when the command line is parsed and must outlive
-/// it.
+/// Adds --kv, --kv-keys and --kv-values, likewise.
+void add_cache_options(CLI::App* verb, kernels::cpu::CacheFormat& format);
+
+/// Adds --precise, --mapped and the cache's. `options` is filled when the command line is parsed and must
+/// outlive it.
 void add_engine_options(CLI::App* verb, engine::Options& options);
 
 /// The names of --kv.

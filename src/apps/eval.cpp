@@ -1,7 +1,9 @@
+#include "engine_options.h"
 #include "optiq/calibrate/calibrate.h"
 #include "optiq/evaluate/choices.h"
 #include "optiq/evaluate/evaluate.h"
 #include "memory_options.h"
+#include "optiq/runtime/cached_quality.h"
 #include "quality_json.h"
 #include "tasks_output.h"
 #include "verbs.h"
@@ -50,6 +52,8 @@ struct EvalArguments {
   evaluate::Options options;
   evaluate::ChoiceOptions choices;
   MemoryArguments memory;
+  bool is_cached = false;  ///< through the engine and its KV cache
+  kernels::cpu::CacheFormat cache;
 };
 
 /// What is measured, and what it is compared with.
@@ -70,12 +74,19 @@ struct Models {
   [[nodiscard]] const model::Model* reference_or_null() const { return reference ? &*reference : nullptr; }
 };
 
+Result<evaluate::Quality> measure_text(const EvalArguments& args, const Models& models,
+                                       std::span<const std::int32_t> tokens, const Progress& progress) {
+  if (!args.is_cached)
+    return evaluate::evaluate_text(models.model, models.reference_or_null(), tokens, args.options, progress);
+  const engine::Options engine{.compute = args.options.compute, .cache = args.cache, .huge_pages = false};
+  return runtime::evaluate_cached(models.model, tokens, args.options, engine, progress);
+}
+
 Status eval_text(const EvalArguments& args, const Models& models, Console& console, Json& json) {
   OPTIQ_TRY(const auto tokens, calibrate::tokenize_file(args.text, models.tokenizer));
   evaluate::Options options = args.options;
   OPTIQ_TRY(options.memory, memory_limit(args.memory, std::filesystem::temp_directory_path() / "eval"));
-  OPTIQ_TRY(const auto quality, evaluate::evaluate_text(models.model, models.reference_or_null(), tokens,
-                                                        options, console.progress()));
+  OPTIQ_TRY(const auto quality, measure_text(args, options, models, tokens, console.progress()));
   console.end_progress();
   console.print(memory_line(options.memory));
   console.print(quality_text(quality));
@@ -116,6 +127,9 @@ Status eval(const EvalArguments& args, Console& console) {
     return fail(ErrorCode::usage, "eval: expected --text, --tasks or both");
   if (!args.tasks.empty() && args.memory.max_memory)
     return fail(ErrorCode::usage, "eval: --tasks reads all weights for every batch; --max-memory goes with --text");
+  if (args.is_cached &&
+      (!args.tasks.empty() || !args.reference.empty() || args.memory.max_memory))
+    return fail(ErrorCode::usage, "eval: --kv goes with --text only, without --reference and --max-memory");
   OPTIQ_TRY(const auto tasks, load_tasks(args));
   OPTIQ_TRY(const Models models, Models::open(args));
   Json json{{"model", args.model}, {"reference", args.reference}};
@@ -149,7 +163,11 @@ void add_eval(VerbTable& verbs) {
       ->transform(CLI::CheckedTransformer(modes))
       ->default_str("f32");
   add_memory_option(verb, args->memory);
-  verbs.on_chosen(verb, [args](Console& console) { return eval(*args, console); });
+  add_cache_options(verb, args->cache);
+  verbs.on_chosen(verb, [args, verb](Console& console) {
+    args->is_cached = verb->count("--kv") + verb->count("--kv-keys") + verb->count("--kv-values") > 0;
+    return eval(*args, console);
+  });
 }
 
 }  // namespace optiq::apps

@@ -65,9 +65,9 @@ TokenCost token_cost(const model::Model& model) {
 }
 
 /// Keys and values that a token reads behind `context` others, in all blocks.
-double cache_read_bytes(const model::ModelConfig& c, kernels::cpu::CacheStorage storage, double context) {
+double cache_read_bytes(const model::ModelConfig& c, kernels::cpu::CacheFormat format, double context) {
   const kernels::cpu::CacheShape shape{static_cast<std::size_t>(c.kv_heads),
-                                       static_cast<std::size_t>(c.head_dim), storage};
+                                       static_cast<std::size_t>(c.head_dim), format};
   double tokens = 0;
   for (std::int64_t i = 0; i < c.layers; ++i)
     tokens += c.window(i) > 0 ? std::min(context, static_cast<double>(c.window(i))) : context;
@@ -165,25 +165,34 @@ class Run {
     return {};
   }
 
+  /// A sliding window may have let go of what the first `depth` tokens see: then they are fed again.
+  Status return_to(std::size_t depth, const Ids& ids) {
+    engine_->truncate(depth);
+    if (engine_->tokens() == depth) return {};
+    report_progress(progress_, fmt::format("filling the cache with {}", depth), 0, 1);
+    OPTIQ_CHECK(seconds_to_feed(*engine_, std::span(ids).first(depth)));
+    return {};
+  }
+
   Status measure_decode(std::size_t depth) {
     const model::ModelConfig& config = engine_->model().config();
     const Ids ids = random_ids(depth + static_cast<std::size_t>(options_.decoded_tokens), config.vocabulary);
-    report_progress(progress_, fmt::format("filling the cache with {}", depth), 0, 1);
     engine_->truncate(0);
-    if (depth > 0) OPTIQ_CHECK(seconds_to_feed(*engine_, std::span(ids).first(depth)));
+    OPTIQ_CHECK(return_to(depth, ids));
+    const std::size_t cache_bytes = engine_->cache_bytes();
     const auto tokens = static_cast<double>(options_.decoded_tokens);
     const double context = static_cast<double>(depth) + tokens / 2;
     const double bytes =
         token_cost(engine_->model()).bytes + cache_read_bytes(config, options_.engine.cache, context);
     while (!engine_->settled()) {
-      engine_->truncate(depth);
+      OPTIQ_CHECK(return_to(depth, ids));
       OPTIQ_CHECK(seconds_to_feed(*engine_, {&ids[depth], 1}));
     }
     std::vector<double> seconds, fractions;
     double before = reads_->now();
     for (int i = 0; i < options_.repeats; ++i) {
       report_progress(progress_, fmt::format("decoding at {}", depth), i, options_.repeats);
-      engine_->truncate(depth);
+      OPTIQ_CHECK(return_to(depth, ids));
       OPTIQ_TRY(const double took, seconds_to_decode(*engine_, std::span(ids).subspan(depth)));
       seconds.push_back(took);
       const double after = reads_->now();
@@ -191,7 +200,7 @@ class Run {
       before = after;
     }
     report_.decode.push_back({static_cast<std::int64_t>(depth), rate(tokens, spread_of(std::move(seconds))),
-                              bytes, spread_of(std::move(fractions))});
+                              bytes, cache_bytes, spread_of(std::move(fractions))});
     return {};
   }
 
@@ -225,6 +234,7 @@ Json decoding_to_json(const DecodingReport& report) {
     decode.push_back({{"depth", d.depth},
                       {"tokens_per_second", spread_to_json(d.tokens_per_second)},
                       {"bytes_per_token", d.bytes_per_token},
+                      {"cache_bytes", d.cache_bytes},
                       {"read_fraction", spread_to_json(d.read_fraction)}});
   }
   const MachineLimits& limits = report.limits;

@@ -26,8 +26,9 @@ struct Engine::State {
   State(model::Model opened, const Options& options)
       : model(std::move(opened)), layers(layers_of(model)), multiplier(options.compute) {
     const model::ModelConfig& c = model.config();
-    const cpu::CacheShape shape{size(c.kv_heads), size(c.head_dim), options.cache};
-    for (std::int64_t i = 0; i < c.layers; ++i) caches.emplace_back(shape);
+    for (std::int64_t i = 0; i < c.layers; ++i)
+      caches.emplace_back(
+          cpu::CacheShape{size(c.kv_heads), size(c.head_dim), options.cache, size(c.window(i))});
     if (options.huge_pages) mover.emplace(model, layers);
   }
 
@@ -49,11 +50,12 @@ struct Engine::State {
   void prepare_angles(std::size_t rows);
   void attend(const Layer& layer, std::size_t index, std::size_t rows, std::size_t kept);
   void feed_forward(const Layer& layer, std::size_t rows);
-  void pass(std::span<const std::int32_t> ids, bool is_last);
-  std::span<const float> head();
-  void truncate(std::size_t count) {
-    for (cpu::LayerCache& cache : caches) cache.truncate(count);
-  }
+  void mix(const Layer& layer, std::size_t index, std::size_t rows, std::size_t kept);
+  void pass(std::span<const std::int32_t> ids, std::size_t wanted);
+  std::span<const float> head(std::size_t rows);
+  void truncate(std::size_t count);
+  template <class Body>
+  Result<std::span<const float>> attempt(std::size_t added, const Body& body);
 
   model::Model model;
   Layers layers;
@@ -107,6 +109,18 @@ void Engine::State::prepare_angles(std::size_t rows) {
               rope.magnitude);
 }
 
+/// Blocks have windows of their own: where one has let go of what is seen, all start again.
+void Engine::State::truncate(std::size_t count) {
+  bool is_lost = false;
+  for (cpu::LayerCache& cache : caches) {
+    const std::size_t wanted = std::min(count, cache.tokens());
+    cache.truncate(count);
+    is_lost = is_lost || cache.tokens() < wanted;
+  }
+  if (!is_lost) return;
+  for (cpu::LayerCache& cache : caches) cache.truncate(0);
+}
+
 /// Adds the keys and values of all rows to the cache; only the last `kept` rows go on, and move to the front.
 void Engine::State::attend(const Layer& layer, std::size_t index, std::size_t rows, std::size_t kept) {
   const model::ModelConfig& c = model.config();
@@ -120,12 +134,19 @@ void Engine::State::attend(const Layer& layer, std::size_t index, std::size_t ro
   // Query and key heads lie side by side.
   cpu::rotate_heads(q, size(c.heads + c.kv_heads), d, angles);
   caches[index].append(k.data, k.data + kv_width(), stride, rows);
-  if (kept == 0) return;
+  if (kept > 0) mix(layer, index, rows, kept);
+  caches[index].settle();
+}
+
+/// Attention of the last `kept` rows, whose queries stand in a.qkv.
+void Engine::State::mix(const Layer& layer, std::size_t index, std::size_t rows, std::size_t kept) {
+  const model::ModelConfig& c = model.config();
+  const std::size_t d = size(c.head_dim), stride = qkv_width();
   const std::size_t left_out = rows - kept;
   if (left_out > 0) std::copy_n(&a.hidden[left_out * hidden()], kept * hidden(), a.hidden.data());
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   cpu::attend(caches[index],
-              {q.data + left_out * stride, stride, a.mixed.data(), kept, size(c.heads), scale,
+              {a.qkv.data() + left_out * stride, stride, a.mixed.data(), kept, size(c.heads), scale,
                size(c.window(static_cast<std::int64_t>(index)))},
               attention);
   add_product(layer.output, a.mixed.data(), kept);
@@ -140,27 +161,27 @@ void Engine::State::feed_forward(const Layer& layer, std::size_t rows) {
   add_product(layer.down, a.gated.data(), rows);
 }
 
-/// Of the last block's outputs only a prompt's last row is wanted: the others only leave keys and values.
-void Engine::State::pass(std::span<const std::int32_t> ids, bool is_last) {
+/// Of the last block's outputs only the last `wanted` rows go on: the others only leave keys and values.
+void Engine::State::pass(std::span<const std::int32_t> ids, std::size_t wanted) {
   const std::size_t rows = ids.size();
   resize(rows);
   for (std::size_t r = 0; r < rows; ++r)
     cpu::read_row(layers.embeddings.matrix, size(ids[r]), a.hidden.data() + r * hidden());
   prepare_angles(rows);
   for (std::size_t i = 0; i < layers.blocks.size(); ++i) {
-    const std::size_t kept = i + 1 < layers.blocks.size() ? rows : is_last ? 1 : 0;
+    const std::size_t kept = i + 1 < layers.blocks.size() ? rows : wanted;
     attend(layers.blocks[i], i, rows, kept);
     if (kept > 0) feed_forward(layers.blocks[i], kept);
   }
 }
 
-/// Logits behind the last row of the last pass, which stands in front.
-std::span<const float> Engine::State::head() {
-  norm(layers.final_norm, 1);
+/// Logits behind the last `rows` rows of the last pass, which stand in front.
+std::span<const float> Engine::State::head(std::size_t rows) {
+  norm(layers.final_norm, rows);
   const Linear& linear = layers.head ? *layers.head : layers.embeddings;
-  a.logits.resize(linear.matrix.out);
+  a.logits.resize(rows * linear.matrix.out);
   const cpu::Use use = linear.into(a.logits.data(), linear.matrix.out);
-  multiplier.run(a.normed.data(), 1, linear.matrix.in, {&use, 1});
+  multiplier.run(a.normed.data(), rows, linear.matrix.in, {&use, 1});
   return a.logits;
 }
 
@@ -170,25 +191,41 @@ Engine::~Engine() = default;
 Engine::Engine(Engine&&) noexcept = default;
 Engine& Engine::operator=(Engine&&) noexcept = default;
 
+/// Runs `body`, whose failure takes the sequence back to what it was.
+template <class Body>
+Result<std::span<const float>> Engine::State::attempt(std::size_t added, const Body& body) {
+  const std::size_t before = tokens();
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    truncate(before);
+    return fail(ErrorCode::out_of_resources, "decoding at {} tokens: not enough memory", before + added);
+  } catch (const std::exception& error) {
+    truncate(before);
+    return fail(ErrorCode::internal, "decoding at {} tokens: {}", before + added, error.what());
+  }
+}
+
 Result<std::span<const float>> Engine::feed(std::span<const std::int32_t> tokens) {
   if (tokens.empty()) return fail(ErrorCode::usage, "feed: expected at least one token");
-  const std::size_t before = state_->tokens();
-  try {
+  return state_->attempt(tokens.size(), [&] {
     for (std::size_t first = 0; first < tokens.size(); first += kPassTokens) {
       const auto rest = tokens.subspan(first);
-      state_->pass(rest.first(std::min(kPassTokens, rest.size())), rest.size() <= kPassTokens);
+      state_->pass(rest.first(std::min(kPassTokens, rest.size())), rest.size() <= kPassTokens ? 1 : 0);
     }
-    const auto logits = state_->head();
+    const auto logits = state_->head(1);
     if (tokens.size() == 1 && state_->mover) state_->mover->step();
     return logits;
-  } catch (const std::bad_alloc&) {
-    state_->truncate(before);
-    return fail(ErrorCode::out_of_resources, "decoding at {} tokens: not enough memory",
-                before + tokens.size());
-  } catch (const std::exception& error) {
-    state_->truncate(before);
-    return fail(ErrorCode::internal, "decoding at {} tokens: {}", before + tokens.size(), error.what());
-  }
+  });
+}
+
+Result<std::span<const float>> Engine::feed_all(std::span<const std::int32_t> tokens) {
+  if (tokens.empty() || tokens.size() > kPassTokens)
+    return fail(ErrorCode::usage, "feed_all: expected 1 to {} tokens, got {}", kPassTokens, tokens.size());
+  return state_->attempt(tokens.size(), [&] {
+    state_->pass(tokens, tokens.size());
+    return state_->head(tokens.size());
+  });
 }
 
 std::size_t Engine::tokens() const {

@@ -197,15 +197,28 @@ std::uint64_t memory_needed(const model::Model& model, const model::Model* refer
   return std::max(pass, kProcessBytes + head + 8 * logits);
 }
 
-Result<Quality> evaluate_text(const model::Model& model, const model::Model* reference,
-                              std::span<const std::int32_t> tokens, const Options& options,
-                              const Progress& progress) {
-  OPTIQ_CHECK(check(model, reference, tokens, options));
+Result<Quality> cut_into_windows(const model::Model& model, std::span<const std::int32_t> tokens,
+                                 const Options& options) {
+  OPTIQ_CHECK(check(model, nullptr, tokens, options));
   Quality quality;
   quality.context = usable_context(model.config(), options.context, tokens.size());
   quality.windows = static_cast<std::int64_t>(tokens.size()) / quality.context;
   if (options.max_windows > 0) quality.windows = std::min(quality.windows, options.max_windows);
   quality.tokens = quality.windows * (quality.context - 1);
+  return quality;
+}
+
+void set_perplexity(Quality& quality) {
+  const MeanError nll = mean_with_error(quality.window_nll);
+  quality.perplexity = std::exp(nll.mean);
+  quality.perplexity_standard_error = quality.perplexity * nll.standard_error;
+}
+
+Result<Quality> evaluate_text(const model::Model& model, const model::Model* reference,
+                              std::span<const std::int32_t> tokens, const Options& options,
+                              const Progress& progress) {
+  OPTIQ_CHECK(check(model, reference, tokens, options));
+  OPTIQ_TRY(Quality quality, cut_into_windows(model, tokens, options));
   OPTIQ_CHECK(check_memory(options.memory, memory_needed(model, reference, quality.context), "eval"));
   std::vector<double> kl, window_agreement;
   const auto take = [&](const Scores& scores) {
@@ -224,9 +237,7 @@ Result<Quality> evaluate_text(const model::Model& model, const model::Model* ref
                           static_cast<std::size_t>(quality.context)};
     OPTIQ_CHECK(score_windows(model, reference, windows, options, take));
   }
-  const MeanError nll = mean_with_error(quality.window_nll);
-  quality.perplexity = std::exp(nll.mean);
-  quality.perplexity_standard_error = quality.perplexity * nll.standard_error;
+  set_perplexity(quality);
   quality.has_reference = reference != nullptr;
   if (reference != nullptr)
     quality.distance = distance_of(std::move(kl), quality.window_kl, window_agreement);

@@ -140,6 +140,65 @@ TEST(Engine, StoredKeysAndValuesKeepTheirPrecision) {
   }
 }
 
+/// Token by token, as a packed cache is made for; what was packed cannot be what was fed.
+TEST(Engine, PackedKeysAndValuesKeepTheirPrecision) {
+  Random random(test::seed());
+  const model::Model model = test::golden_model("llama");
+  const Ids ids = random_ids(random, 400, 64);
+  const Doubles expected = last_logits(model, ids);
+  double before = 1;
+  for (const CacheStorage storage : {CacheStorage::packed3, CacheStorage::packed4, CacheStorage::packed5,
+                                     CacheStorage::packed6, CacheStorage::packed8}) {
+    Engine engine(model, {Compute::f32, storage});
+    ASSERT_TRUE(engine.feed(std::span(ids).first(300)));
+    for (std::size_t i = 300; i < 399; ++i) ASSERT_TRUE(engine.feed({&ids[i], 1}));
+    const double kl = test::kl_divergence(expected, doubles(engine.feed({&ids[399], 1}).value()));
+    EXPECT_LT(kl, before) << packed_bits(storage);
+    EXPECT_GT(kl, 0);
+    before = std::max(kl, 1e-4);
+  }
+  EXPECT_LT(before, 1e-3);
+}
+
+TEST(Engine, AllLogitsAreThoseOfEveryStep) {
+  Random random(test::seed());
+  const model::Model model = test::golden_model("qwen2-window");
+  const Ids ids = random_ids(random, 40, 64);
+  Engine engine(model, {Compute::f32, CacheStorage::f32});
+  const std::vector<Doubles> expected = test::logits_of(model, ids);
+  for (const std::size_t first : {0, 25}) {
+    const std::size_t count = first == 0 ? 25 : 15;
+    const Doubles all = doubles(engine.feed_all(std::span(ids).subspan(first, count)).value());
+    ASSERT_EQ(all.size(), count * 64);
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto row = all.begin() + static_cast<std::ptrdiff_t>(i * 64);
+      EXPECT_TRUE(
+          test::close(Doubles(row, row + 64), expected[first + i], kTolerance * test::largest(expected[0])));
+    }
+  }
+  EXPECT_EQ(engine.feed_all({}).error().code, ErrorCode::usage);
+  EXPECT_EQ(engine.feed_all(Ids(kPassTokens + 1, 1)).error().code, ErrorCode::usage);
+}
+
+/// Memory of a model whose blocks all have windows does not grow; nothing comes back from what was let go of.
+TEST(Engine, SlidingWindowsLetGo) {
+  Random random(test::seed());
+  const model::Model model = test::golden_model("mistral-window");
+  const Ids ids = random_ids(random, 3000, 64);
+  for (const CacheStorage storage : {CacheStorage::f32, CacheStorage::packed4}) {
+    Engine engine(model, {Compute::f32, storage});
+    ASSERT_TRUE(engine.feed(std::span(ids).first(1500)));
+    const std::size_t bytes = engine.cache_bytes();
+    const Doubles at_1500 = doubles(engine.feed({&ids[1500], 1}).value());
+    ASSERT_TRUE(engine.feed(std::span(ids).subspan(1501, 1400)));
+    EXPECT_LE(engine.cache_bytes(), bytes + bytes / 2);
+    engine.truncate(1500);
+    ASSERT_EQ(engine.tokens(), 0u);
+    ASSERT_TRUE(engine.feed(std::span(ids).first(1500)));
+    EXPECT_EQ(doubles(engine.feed({&ids[1500], 1}).value()), at_1500);
+  }
+}
+
 /// Moved or not, the weights are the same: so are the logits, before, while and after.
 TEST(Engine, MovingWeightsChangesNothing) {
   Random random(test::seed());

@@ -116,5 +116,39 @@ TEST(CacheLoops, ValuesMatchTheDoubleReference) {
       });
 }
 
+TEST(CacheLoops, UnpackingIsExact) {
+  Random random(test::seed());
+  for (const KernelTable* table : available_kernels()) {
+    for (const int bits : {3, 4, 5, 6, 8}) {
+      for (const Against side : {Against::begin, Against::end}) {
+        SCOPED_TRACE(fmt::format("{} bits {}", table->name, bits));
+        const auto width = static_cast<std::size_t>(bits);
+        const std::size_t stride = kCacheBlock * (1 + random.below(4));
+        std::vector<std::uint32_t> words(width * kCacheBlock);
+        for (std::uint32_t& word : words) word = static_cast<std::uint32_t>(random.below(1ull << 32));
+        Guarded<std::uint32_t> stored(words, side);
+        Guarded<float> y(Floats((kCacheSteps - 1) * stride + kCacheBlock, NAN), side);
+        table->cache_unpack(bits, stored.data(), y.data(), stride);
+        for (std::size_t step = 0; step < kCacheSteps; ++step) {
+          for (std::size_t lane = 0; lane < stride; ++lane) {
+            const float actual =
+                step + 1 < kCacheSteps || lane < kCacheBlock ? y.data()[step * stride + lane] : NAN;
+            if (lane >= kCacheBlock) {
+              ASSERT_TRUE(std::isnan(actual)) << "written beyond a step";
+              continue;
+            }
+            std::uint32_t expected = 0;
+            for (std::size_t b = 0; b < width; ++b) {
+              const std::size_t bit = step * width + b;
+              expected |= (words[bit / 32 * kCacheBlock + lane] >> (bit % 32) & 1) << b;
+            }
+            ASSERT_EQ(actual, static_cast<float>(expected)) << step << " " << lane;
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace optiq::kernels::cpu

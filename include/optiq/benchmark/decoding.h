@@ -30,7 +30,8 @@ struct PromptSpeed {
 struct DecodeSpeed {
   std::int64_t depth = 0;
   Spread tokens_per_second;
-  double bytes_per_token = 0;  ///< weights and cached keys and values that a token reads
+  double bytes_per_token = 0;     ///< weights and cached keys and values that a token reads
+  std::uint64_t cache_bytes = 0;  ///< of keys and values at that depth
   Spread read_fraction;  ///< those bytes a second over the machine's, read just before and after each repeat
 };
 

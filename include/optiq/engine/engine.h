@@ -21,7 +21,8 @@ struct Options {
   /// int8: activations that meet quantized weights are rounded group by group; f32: nothing is rounded but
   /// f32 arithmetic itself.
   kernels::Compute compute = kernels::Compute::int8;
-  kernels::cpu::CacheStorage cache = kernels::cpu::CacheStorage::f16;
+  /// Of keys and values; a packed one keeps the newest 64 to 127 tokens in f16.
+  kernels::cpu::CacheFormat cache = {};
   /// Moves the weights into huge pages, a little after each of the first 64 decoded tokens, and lets go of
   /// the mapping's pages: no token waits for a repacking, and resident memory stays that of the weights.
   /// Linux only.
@@ -32,7 +33,8 @@ struct Options {
 /// Not safe to use from several threads; several engines may share a model.
 class Engine {
  public:
-  /// Throws std::bad_alloc, or std::invalid_argument for a wrong OPTIQ_CPU_ISA.
+  /// Throws std::bad_alloc, or std::invalid_argument for a wrong OPTIQ_CPU_ISA or a cache format that is not
+  /// valid.
   explicit Engine(model::Model model, const Options& options = {});
   ~Engine();
   Engine(Engine&&) noexcept;
@@ -42,12 +44,17 @@ class Engine {
   /// Tokens lie within the vocabulary; the sequence stays within the model's positions (both the caller's to
   /// check). Working memory is that of at most kPassTokens; decoding allocates nothing but a cache page every
   /// kCachePage tokens and, every 1,024, some of attention's working memory. usage for no tokens,
-  /// out_of_resources where there is no memory: the sequence is then as it was.
+  /// out_of_resources where there is no memory: the sequence is then as it was, or what truncate() leaves of
+  /// it.
   Result<std::span<const float>> feed(std::span<const std::int32_t> tokens);
+  /// As feed(), in one pass of at most kPassTokens tokens (usage for more), with the logits behind each of
+  /// them: [tokens][vocabulary].
+  Result<std::span<const float>> feed_all(std::span<const std::int32_t> tokens);
 
   /// Tokens fed so far.
   [[nodiscard]] std::size_t tokens() const;
-  /// Goes back to the first `tokens`.
+  /// Goes back to the first `tokens`; to none where they see some that a sliding window has let go of, which
+  /// up to kCachePage fewer never do. Back among packed tokens, the last up to 63 are unpacked into f16.
   void truncate(std::size_t tokens);
   /// Of the KV cache.
   [[nodiscard]] std::size_t cache_bytes() const;

@@ -57,4 +57,11 @@ Result<Quality> evaluate_text(const model::Model& model, const model::Model* ref
                               std::span<const std::int32_t> tokens, const Options& options,
                               const Progress& progress);
 
+/// For other ways to score the same windows: how many and how long they are, with nothing measured; errors as
+/// evaluate_text has without a reference.
+Result<Quality> cut_into_windows(const model::Model& model, std::span<const std::int32_t> tokens,
+                                 const Options& options);
+/// The perplexity and its error from window_nll.
+void set_perplexity(Quality& quality);
+
 }  // namespace optiq::evaluate

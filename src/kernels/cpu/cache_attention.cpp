@@ -4,6 +4,7 @@
 #include "isa.h"
 #include "optiq/base/threads.h"
 #include "optiq/kernels/kv_cache.h"
+#include "packed_attention.h"
 #include "products.h"
 #include "scratch.h"
 
@@ -12,31 +13,31 @@ namespace {
 
 /// Rows (a query of one head) that share a pass over a page: their scores stay in the second-level cache.
 constexpr std::size_t kTileRows = 32;
-/// Pages that one task of a decoding step covers, so that a long context is shared by more threads than it
+/// Segments that one task of a decoding step covers, so that a long context is shared by more threads than it
 /// has heads.
-constexpr std::size_t kSpanPages = 4;
+constexpr std::size_t kSpanSegments = 4;
 
 /// How the work is cut; by shapes only.
 struct Cut {
-  std::size_t group, tile_queries, tiles, spans, span_pages;
+  std::size_t group, tile_queries, tiles, spans, span_segments;
 
   Cut(const LayerCache& cache, const CacheQuery& query) {
-    const std::size_t pages = (cache.tokens() + kCachePage - 1) / kCachePage;
+    const std::size_t segments = cache.segments();
     group = query.q_heads / cache.shape().kv_heads;
     tile_queries = std::max<std::size_t>(1, kTileRows / group);
     tiles = (query.queries + tile_queries - 1) / tile_queries;
-    span_pages = tiles == 1 ? kSpanPages : pages;
-    spans = (pages + span_pages - 1) / span_pages;
+    span_segments = tiles == 1 ? kSpanSegments : segments;
+    spans = (segments + span_segments - 1) / span_segments;
   }
 };
 
-/// Running softmax of some rows: maximum, sum of exponentials, and weighted values [rows][head_dim].
+/// Running softmax of some rows: maximum, sum of exponentials, and weighted values [rows][width].
 struct Running {
   std::size_t rows, d;
   float *top, *sum, *values;
 
-  Running(float* memory, std::size_t row_count, std::size_t head_dim)
-      : rows(row_count), d(head_dim), top(memory), sum(memory + rows), values(memory + 2 * rows) {}
+  Running(float* memory, std::size_t row_count, std::size_t width)
+      : rows(row_count), d(width), top(memory), sum(memory + rows), values(memory + 2 * rows) {}
   static std::size_t floats(std::size_t rows, std::size_t d) { return rows * (d + 2); }
 
   void clear() const {
@@ -68,7 +69,7 @@ class Attention {
       : cache_(cache), query_(query), cut_(cache, query) {}
 
   void run(AttentionMemory& memory) {
-    const std::size_t heads = cache_.shape().kv_heads, state = Running::floats(tile_rows(), d());
+    const std::size_t heads = cache_.shape().kv_heads, state = Running::floats(tile_rows(), value_width());
     const std::size_t tasks = heads * cut_.tiles * cut_.spans;
     float* states = memory.reserve(tasks * state);
     parallel_for(tasks, 1, [&](std::size_t begin, std::size_t end) {
@@ -86,6 +87,9 @@ class Attention {
 
  private:
   [[nodiscard]] std::size_t d() const { return cache_.shape().head_dim; }
+  /// Floats of a query and of a row of results: whole steps and blocks, as packed tiles have them.
+  [[nodiscard]] std::size_t query_width() const { return round_up(d(), kCacheSteps); }
+  [[nodiscard]] std::size_t value_width() const { return round_up(d(), kCacheBlock); }
   [[nodiscard]] std::size_t tile_rows() const { return cut_.tile_queries * cut_.group; }
   [[nodiscard]] Range queries_of(std::size_t tile) const {
     return {tile * cut_.tile_queries, std::min((tile + 1) * cut_.tile_queries, query_.queries)};
@@ -98,61 +102,73 @@ class Attention {
 
   /// Row r of a tile is query r / group, head r % group of the group.
   void attend_span(std::size_t head, Range queries, std::size_t span, float* memory) const {
-    const Running running(memory, queries.size() * cut_.group, d());
+    const Running running(memory, queries.size() * cut_.group, value_width());
     running.clear();
-    float* q = scratch<float>(Slot::gradients, running.rows * d());
+    float* q = scratch<float>(Slot::gradients, running.rows * query_width());
     for (std::size_t r = 0; r < running.rows; ++r) {
       const float* from = query_.q + (queries.begin + r / cut_.group) * query_.q_stride +
                           (head * cut_.group + r % cut_.group) * d();
-      kernels().scale(from, query_.scale, d(), q + r * d());
+      kernels().scale(from, query_.scale, d(), q + r * query_width());
+      std::fill(q + r * query_width() + d(), q + (r + 1) * query_width(), 0.0f);
     }
     const Range seen{visible(queries.begin).begin, visible(queries.end - 1).end};
-    const std::size_t first = std::max(span * cut_.span_pages, seen.begin / kCachePage);
-    const std::size_t last = std::min((span + 1) * cut_.span_pages, (seen.end + kCachePage - 1) / kCachePage);
-    for (std::size_t page = first; page < last; ++page) add_page(head, queries, page, seen.end, q, running);
+    const std::size_t last = std::min((span + 1) * cut_.span_segments, cache_.segments());
+    for (std::size_t i = span * cut_.span_segments; i < last; ++i) {
+      const CacheSegment segment = cache_.segment(i, head);
+      if (segment.begin < seen.end && segment.begin + segment.count > seen.begin)
+        add_segment(segment, queries, std::min(segment.count, seen.end - segment.begin), q, running);
+    }
   }
 
-  void add_page(std::size_t head, Range queries, std::size_t page, std::size_t end, const float* q,
-                const Running& running) const {
-    const std::size_t begin = page * kCachePage, n = std::min(kCachePage, end - begin);
-    const CacheStorage storage = cache_.shape().storage;
+  /// The first `n` tokens of a segment.
+  void add_segment(const CacheSegment& segment, Range queries, std::size_t n, const float* q,
+                   const Running& running) const {
     float* scores = scratch<float>(Slot::scores, running.rows * kCachePage);
-    kernels().cache_scores(storage, cache_.keys(page, head), d(), (n + kCacheBlock - 1) / kCacheBlock, q, d(),
-                           running.rows, scores, kCachePage);
+    if (packed_bits(segment.format.keys) > 0) {
+      packed_scores(segment, d(), n, q, running.rows, scores);
+    } else {
+      kernels().cache_scores(segment.format.keys, segment.keys, d(), (n + kCacheBlock - 1) / kCacheBlock, q,
+                             query_width(), running.rows, scores, kCachePage);
+    }
+    const std::size_t begin = segment.begin;
     for (std::size_t r = 0; r < running.rows; ++r) {
       const Range seen = visible(queries.begin + r / cut_.group);
       const Range part{std::clamp(seen.begin, begin, begin + n) - begin,
                        std::clamp(seen.end, begin, begin + n) - begin};
-      weigh(scores + r * kCachePage, part, n, page, head, r, running);
+      weigh(scores + r * kCachePage, part, n, segment, r, running);
     }
-    kernels().cache_values(storage, cache_.values(page, head), d(), n, scores, kCachePage, running.rows,
-                           running.values, d());
+    if (packed_bits(segment.format.values) > 0) {
+      add_packed_values(segment, d(), n, scores, running.rows, running.values);
+    } else {
+      kernels().cache_values(segment.format.values, segment.values, d(), n, scores, kCachePage, running.rows,
+                             running.values, value_width());
+    }
   }
 
   /// Scores of one row into weights relative to the row's maximum; what is not seen gets 0.
-  void weigh(float* scores, Range seen, std::size_t n, std::size_t page, std::size_t head, std::size_t row,
+  void weigh(float* scores, Range seen, std::size_t n, const CacheSegment& segment, std::size_t row,
              const Running& running) const {
-    const bool scaled = cache_.shape().storage == CacheStorage::int8;
     const std::size_t count = seen.size();
     if (count > 0) {
       float* part = scores + seen.begin;
-      if (scaled) kernels().multiply_elements(part, cache_.key_scales(page, head) + seen.begin, count, part);
+      if (segment.key_scales != nullptr)
+        kernels().multiply_elements(part, segment.key_scales + seen.begin, count, part);
       running.raise(row, kernels().maximum(part, count));
       running.sum[row] += kernels().exp_in_place(part, count, running.top[row]);
-      if (scaled)
-        kernels().multiply_elements(part, cache_.value_scales(page, head) + seen.begin, count, part);
+      if (segment.value_scales != nullptr)
+        kernels().multiply_elements(part, segment.value_scales + seen.begin, count, part);
     }
     std::fill(scores, scores + seen.begin, 0.0f);
     std::fill(scores + seen.end, scores + n, 0.0f);
   }
 
   void finish(std::size_t head, Range queries, float* memory, std::size_t state) const {
-    const Running total(memory, queries.size() * cut_.group, d());
+    const Running total(memory, queries.size() * cut_.group, value_width());
     for (std::size_t span = 1; span < cut_.spans; ++span)
-      total.merge(Running(memory + span * state, total.rows, d()));
+      total.merge(Running(memory + span * state, total.rows, value_width()));
     for (std::size_t r = 0; r < total.rows; ++r) {
       const std::size_t query = queries.begin + r / cut_.group, q_head = head * cut_.group + r % cut_.group;
-      kernels().scale(total.values + r * d(), 1 / total.sum[r], d(),
+      kernels().scale(total.values + r * value_width(), 1 / total.sum[r], d(),
                       query_.y + (query * query_.q_heads + q_head) * d());
     }
   }

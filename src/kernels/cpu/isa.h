@@ -134,13 +134,16 @@ struct KernelTable {
 
   /// Over one head's part of a cache page (optiq/kernels/kv_cache.h), `blocks` blocks of keys or n values:
   /// s[r·s_stride + key] = q[r]·key, and y[r] += Σ p[r·p_stride + i]·value[i]. int8 elements count as
-  /// integers.
+  /// integers; nothing is packed.
   void (*cache_scores)(CacheStorage storage, const void* keys, std::size_t head_dim, std::size_t blocks,
                        const float* q, std::size_t q_stride, std::size_t rows, float* s,
                        std::size_t s_stride);
   void (*cache_values)(CacheStorage storage, const void* values, std::size_t head_dim, std::size_t n,
                        const float* p, std::size_t p_stride, std::size_t rows, float* y,
                        std::size_t y_stride);
+  /// One packed tile (kCacheSteps steps of kCacheBlock lanes, `bits` per value) into f32 integers, a step
+  /// each `stride` floats. The words need no alignment.
+  void (*cache_unpack)(int bits, const void* words, float* y, std::size_t stride);
   /// x ← exp(x − shift); returns Σ of the results.
   float (*exp_in_place)(float* x, std::size_t n, float shift);
   /// y = factor · x; y may be x.

@@ -3,30 +3,46 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
 
 #include "optiq/base/half.h"
 #include "optiq/base/threads.h"
+#include "packed_cache.h"
 
 namespace optiq::kernels::cpu {
 namespace {
 
+constexpr std::size_t kPageChunks = kCachePage / kCacheChunk;
+/// What waits to be packed between two passes.
+constexpr std::size_t kWaitingTokens = 2 * kCacheChunk;
+
+std::size_t page_part(std::size_t chunk_bytes, CacheStorage storage, std::size_t head_dim) {
+  return packed_bits(storage) > 0 ? kPageChunks * chunk_bytes
+                                  : kCachePage * head_dim * cache_bytes_per_element(storage);
+}
+
 /// Where things lie in a page, in bytes.
 struct PageLayout {
-  std::size_t element, head, scales;
+  PackedLayout packed;
+  std::size_t key_part, value_part, scale_start, key_scale_part, value_scale_part;
 
   explicit PageLayout(const CacheShape& s)
-      : element(cache_bytes_per_element(s.storage)),
-        head(2 * kCachePage * s.head_dim * element),
-        scales(s.kv_heads * head) {}
+      : packed(s.format, s.head_dim),
+        key_part(page_part(packed.keys, s.format.keys, s.head_dim)),
+        value_part(page_part(packed.values, s.format.values, s.head_dim)),
+        scale_start(s.kv_heads * (key_part + value_part)),
+        key_scale_part(scale_part(s.format.keys)),
+        value_scale_part(scale_part(s.format.values)) {}
 
-  [[nodiscard]] std::size_t keys(std::size_t h) const { return h * head; }
-  [[nodiscard]] std::size_t values(std::size_t h) const { return h * head + head / 2; }
+  static std::size_t scale_part(CacheStorage storage) {
+    return storage == CacheStorage::int8 ? kCachePage * sizeof(float) : 0;
+  }
+  [[nodiscard]] std::size_t keys(std::size_t h) const { return h * (key_part + value_part); }
+  [[nodiscard]] std::size_t values(std::size_t h) const { return keys(h) + key_part; }
   [[nodiscard]] std::size_t key_scales(std::size_t h) const {
-    return scales + 2 * h * kCachePage * sizeof(float);
+    return scale_start + h * (key_scale_part + value_scale_part);
   }
-  [[nodiscard]] std::size_t value_scales(std::size_t h) const {
-    return key_scales(h) + kCachePage * sizeof(float);
-  }
+  [[nodiscard]] std::size_t value_scales(std::size_t h) const { return key_scales(h) + key_scale_part; }
 };
 
 /// Index of element j of a token's key within the head's keys.
@@ -43,9 +59,12 @@ float scale_of(const float* x, std::size_t n) {
   return top / 127;
 }
 
-/// One head's vector into `at(j)` for j < n.
+/// One head's vector into `at(j)` for j < n; with int8 its scale into `scales[slot]`, too.
 template <class At>
-void store_vector(CacheStorage storage, const float* x, std::size_t n, std::byte* to, float scale, At at) {
+void store_vector(CacheStorage storage, const float* x, std::size_t n, std::byte* to, float* scales,
+                  std::size_t slot, At at) {
+  float scale = 0;
+  if (storage == CacheStorage::int8) scale = scales[slot] = scale_of(x, n);
   for (std::size_t j = 0; j < n; ++j) {
     if (storage == CacheStorage::int8) {
       const float q = scale > 0 && std::isfinite(scale)
@@ -65,61 +84,171 @@ void store_vector(CacheStorage storage, const float* x, std::size_t n, std::byte
   }
 }
 
+/// The cache owns what its segments show.
+template <class T>
+T* writable(const T* p) {
+  return const_cast<T*>(p);
+}
+
 }  // namespace
 
 std::size_t CacheShape::page_bytes() const {
-  const PageLayout layout(*this);
-  return storage == CacheStorage::int8 ? layout.key_scales(kv_heads) : layout.scales;
+  return PageLayout(*this).key_scales(kv_heads);
+}
+
+LayerCache::LayerCache(const CacheShape& shape) : shape_(shape) {
+  if (!shape.format.is_valid())
+    throw std::invalid_argument("KV cache: packed keys or values go with packed or f16 ones only");
+}
+
+/// Of keys, or of values, of one head that wait.
+std::size_t LayerCache::part_bytes(std::size_t tokens) const {
+  return tokens * shape_.head_dim * cache_bytes_per_element(CacheStorage::f16);
+}
+
+std::size_t LayerCache::bytes() const {
+  const auto pages = static_cast<std::size_t>(
+      std::count_if(pages_.begin(), pages_.end(), [](auto& p) { return p != nullptr; }));
+  return pages * shape_.page_bytes() + 2 * shape_.kv_heads * part_bytes(waiting_.capacity);
+}
+
+std::size_t LayerCache::segments() const {
+  return (stored_ + kCachePage - 1) / kCachePage + (waiting_tokens() + kCachePage - 1) / kCachePage;
+}
+
+CacheSegment LayerCache::segment(std::size_t index, std::size_t head) const {
+  const std::size_t pages = (stored_ + kCachePage - 1) / kCachePage;
+  if (index < pages) return page(index, std::min(kCachePage, stored_ - index * kCachePage), head);
+  const std::size_t first = (index - pages) * kCachePage;
+  return waiting(first, std::min(kCachePage, waiting_tokens() - first), head);
+}
+
+CacheSegment LayerCache::page(std::size_t index, std::size_t count, std::size_t head) const {
+  CacheSegment segment{.begin = index * kCachePage, .count = count, .format = shape_.format};
+  const std::byte* bytes = pages_[index].get();
+  if (bytes == nullptr) return segment;
+  const PageLayout layout(shape_);
+  segment.keys = bytes + layout.keys(head);
+  segment.values = bytes + layout.values(head);
+  if (shape_.format.keys == CacheStorage::int8)
+    segment.key_scales = reinterpret_cast<const float*>(bytes + layout.key_scales(head));
+  if (shape_.format.values == CacheStorage::int8)
+    segment.value_scales = reinterpret_cast<const float*>(bytes + layout.value_scales(head));
+  return segment;
+}
+
+/// `first`: of those that wait, a multiple of kCacheBlock.
+CacheSegment LayerCache::waiting(std::size_t first, std::size_t count, std::size_t head) const {
+  const std::byte* keys = waiting_.bytes.get() + 2 * head * part_bytes(waiting_.capacity);
+  return {.begin = stored_ + first,
+          .count = count,
+          .keys = keys + part_bytes(first),
+          .values = keys + part_bytes(waiting_.capacity) + part_bytes(first)};
 }
 
 void LayerCache::store_token(const float* keys, const float* values, std::size_t token) {
-  const PageLayout layout(shape_);
-  std::byte* page = pages_[token / kCachePage].get();
-  const std::size_t slot = token % kCachePage, d = shape_.head_dim;
+  const std::size_t d = shape_.head_dim;
   for (std::size_t h = 0; h < shape_.kv_heads; ++h) {
-    float key_scale = 0, value_scale = 0;
-    if (shape_.storage == CacheStorage::int8) {
-      key_scale = scale_of(keys + h * d, d);
-      value_scale = scale_of(values + h * d, d);
-      std::memcpy(page + layout.key_scales(h) + slot * sizeof(float), &key_scale, sizeof(float));
-      std::memcpy(page + layout.value_scales(h) + slot * sizeof(float), &value_scale, sizeof(float));
-    }
-    store_vector(shape_.storage, keys + h * d, d, page + layout.keys(h), key_scale,
-                 [&](std::size_t j) { return key_index(slot, j, d); });
-    store_vector(shape_.storage, values + h * d, d, page + layout.values(h), value_scale,
-                 [&](std::size_t j) { return slot * d + j; });
+    const CacheSegment segment =
+        shape_.format.is_packed() ? waiting(0, 0, h) : page(token / kCachePage, 0, h);
+    const std::size_t slot = token - segment.begin;
+    store_vector(segment.format.keys, keys + h * d, d, writable(segment.keys), writable(segment.key_scales),
+                 slot, [&](std::size_t j) { return key_index(slot, j, d); });
+    store_vector(segment.format.values, values + h * d, d, writable(segment.values),
+                 writable(segment.value_scales), slot, [&](std::size_t j) { return slot * d + j; });
   }
 }
 
+void LayerCache::reserve_pages(std::size_t tokens) {
+  const std::size_t pages = (tokens + kCachePage - 1) / kCachePage;
+  if (pages_.size() < pages) pages_.resize(pages);
+  for (std::size_t i = stored_ / kCachePage; i < pages; ++i) {
+    if (pages_[i] == nullptr) pages_[i] = std::make_unique<std::byte[]>(shape_.page_bytes());
+  }
+}
+
+void LayerCache::release() {
+  const std::size_t kept = shape_.window + kCachePage;
+  if (shape_.window == 0 || tokens_ + 1 <= kept) return;
+  const std::size_t end = std::min(tokens_ + 1 - kept, stored_) / kCachePage;
+  for (; released_ < end; ++released_) pages_[released_].reset();
+}
+
+/// Makes room for `capacity` waiting tokens; those from `first` on, a multiple of kCacheBlock, move to the
+/// front.
+void LayerCache::keep_waiting(std::size_t first, std::size_t capacity) {
+  const std::size_t kept = waiting_tokens() - first;
+  Waiting next{capacity, nullptr};
+  if (capacity != waiting_.capacity)
+    next.bytes = std::make_unique<std::byte[]>(2 * shape_.kv_heads * part_bytes(capacity));
+  std::byte* to = next.bytes ? next.bytes.get() : waiting_.bytes.get();
+  for (std::size_t h = 0; h < shape_.kv_heads && kept > 0; ++h) {
+    const CacheSegment from = waiting(first, kept, h);
+    std::byte* keys = to + 2 * h * part_bytes(capacity);
+    std::memmove(keys, from.keys, part_bytes(round_up(kept, kCacheBlock)));
+    std::memmove(keys + part_bytes(capacity), from.values, part_bytes(kept));
+  }
+  if (next.bytes) waiting_ = std::move(next);
+}
+
 void LayerCache::append(const float* keys, const float* values, std::size_t stride, std::size_t tokens) {
-  const std::size_t total = tokens_ + tokens;
-  while (pages_.size() * kCachePage < total)
-    pages_.push_back(std::make_unique<std::byte[]>(shape_.page_bytes()));
-  const std::size_t first = tokens_;
+  release();
+  const std::size_t first = tokens_, total = tokens_ + tokens;
+  if (!shape_.format.is_packed()) {
+    reserve_pages(total);
+  } else if (total - stored_ > waiting_.capacity) {
+    keep_waiting(0, std::max(kWaitingTokens, round_up(total - stored_, kCacheChunk)));
+  }
   parallel_for(tokens, 8, [&](std::size_t begin, std::size_t end) {
     for (std::size_t i = begin; i < end; ++i) store_token(keys + i * stride, values + i * stride, first + i);
   });
   tokens_ = total;
+  if (!shape_.format.is_packed()) stored_ = total;
+}
+
+/// `chunk`: of those that wait.
+void LayerCache::pack_chunk(std::size_t chunk, std::size_t head) {
+  const CacheSegment from = waiting(chunk * kCacheChunk, kCacheChunk, head);
+  const CacheSegment to = page(from.begin / kCachePage, kCachePage, head);
+  const std::size_t slot = from.begin % kCachePage / kCacheChunk;
+  const PackedLayout layout(shape_.format, shape_.head_dim);
+  pack_keys(shape_.format.keys, from.keys, shape_.head_dim, writable(to.keys) + slot * layout.keys);
+  pack_values(shape_.format.values, from.values, shape_.head_dim, writable(to.values) + slot * layout.values);
+}
+
+void LayerCache::settle() {
+  if (!shape_.format.is_packed() || waiting_tokens() < kWaitingTokens) return;
+  const std::size_t chunks = waiting_tokens() / kCacheChunk - 1, packed = chunks * kCacheChunk;
+  reserve_pages(stored_ + packed);
+  parallel_for(chunks * shape_.kv_heads, 1, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) pack_chunk(i / shape_.kv_heads, i % shape_.kv_heads);
+  });
+  keep_waiting(packed, kWaitingTokens);
+  stored_ += packed;
+}
+
+/// The chunk of `token` into the first waiting places; stored_ is its first token already.
+void LayerCache::unpack_chunk(std::size_t token, std::size_t head) {
+  const CacheSegment from = page(token / kCachePage, kCachePage, head), to = waiting(0, kCacheChunk, head);
+  const std::size_t slot = token % kCachePage / kCacheChunk;
+  const PackedLayout layout(shape_.format, shape_.head_dim);
+  unpack_keys(shape_.format.keys, from.keys + slot * layout.keys, shape_.head_dim, writable(to.keys));
+  unpack_values(shape_.format.values, from.values + slot * layout.values, shape_.head_dim,
+                writable(to.values));
 }
 
 void LayerCache::truncate(std::size_t tokens) {
-  tokens_ = std::min(tokens_, tokens);
-}
-
-const std::byte* LayerCache::keys(std::size_t page, std::size_t head) const {
-  return pages_[page].get() + PageLayout(shape_).keys(head);
-}
-
-const std::byte* LayerCache::values(std::size_t page, std::size_t head) const {
-  return pages_[page].get() + PageLayout(shape_).values(head);
-}
-
-const float* LayerCache::key_scales(std::size_t page, std::size_t head) const {
-  return reinterpret_cast<const float*>(pages_[page].get() + PageLayout(shape_).key_scales(head));
-}
-
-const float* LayerCache::value_scales(std::size_t page, std::size_t head) const {
-  return reinterpret_cast<const float*>(pages_[page].get() + PageLayout(shape_).value_scales(head));
+  if (tokens >= tokens_) return;
+  const std::size_t seen = shape_.window > 0 && tokens + 1 > shape_.window ? tokens + 1 - shape_.window : 0;
+  if (released_ * kCachePage > seen) {
+    tokens_ = stored_ = released_ = 0;
+    return;
+  }
+  const bool is_unpacked = tokens < stored_ && shape_.format.is_packed();
+  stored_ = shape_.format.is_packed() ? std::min(stored_, tokens / kCacheChunk * kCacheChunk) : tokens;
+  tokens_ = tokens;
+  if (!is_unpacked || tokens_ == stored_) return;
+  for (std::size_t h = 0; h < shape_.kv_heads; ++h) unpack_chunk(stored_, h);
 }
 
 }  // namespace optiq::kernels::cpu
