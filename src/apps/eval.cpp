@@ -74,12 +74,13 @@ struct Models {
   [[nodiscard]] const model::Model* reference_or_null() const { return reference ? &*reference : nullptr; }
 };
 
-Result<evaluate::Quality> measure_text(const EvalArguments& args, const Models& models,
-                                       std::span<const std::int32_t> tokens, const Progress& progress) {
+Result<evaluate::Quality> measure_text(const EvalArguments& args, const evaluate::Options& options,
+                                       const Models& models, std::span<const std::int32_t> tokens,
+                                       const Progress& progress) {
   if (!args.is_cached)
-    return evaluate::evaluate_text(models.model, models.reference_or_null(), tokens, args.options, progress);
-  const engine::Options engine{.compute = args.options.compute, .cache = args.cache, .huge_pages = false};
-  return runtime::evaluate_cached(models.model, tokens, args.options, engine, progress);
+    return evaluate::evaluate_text(models.model, models.reference_or_null(), tokens, options, progress);
+  const engine::Options engine{.compute = options.compute, .cache = args.cache, .huge_pages = false};
+  return runtime::evaluate_cached(models.model, tokens, options, engine, progress);
 }
 
 Status eval_text(const EvalArguments& args, const Models& models, Console& console, Json& json) {

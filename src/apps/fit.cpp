@@ -1,6 +1,5 @@
 #include <algorithm>
 
-#include "engine_options.h"
 #include "optiq/base/units.h"
 #include "optiq/plan/planner.h"
 #include "optiq/report/table.h"
@@ -14,6 +13,15 @@ struct Arguments {
   std::int64_t sequences = 1;
 };
 
+/// Of --kv's, what a user would choose between.
+struct CacheChoice {
+  const char* name;
+  kernels::cpu::CacheStorage storage;
+};
+constexpr CacheChoice kCaches[] = {{"f16", kernels::cpu::CacheStorage::f16},
+                                   {"8", kernels::cpu::CacheStorage::packed8},
+                                   {"4", kernels::cpu::CacheStorage::packed4}};
+
 /// Contexts from 2048 tokens on, each twice the last, up to the model's own; the caches of each.
 std::vector<plan::MemoryNeed> needs_of(const model::Model& model, std::int64_t sequences) {
   constexpr std::int64_t kFirst = 2048, kMost = 131072;
@@ -21,14 +29,13 @@ std::vector<plan::MemoryNeed> needs_of(const model::Model& model, std::int64_t s
   const std::int64_t last = positions > 0 ? std::min(positions, kMost) : kMost;
   std::vector<plan::MemoryNeed> needs;
   for (std::int64_t context = std::min(kFirst, last);; context = std::min(2 * context, last)) {
-    for (const auto cache : {kernels::cpu::CacheStorage::f16, kernels::cpu::CacheStorage::int8})
-      needs.push_back({context, sequences, cache});
+    for (const CacheChoice& choice : kCaches) needs.push_back({context, sequences, choice.storage});
     if (context == last) return needs;
   }
 }
 
-const std::string& cache_name(kernels::cpu::CacheStorage storage) {
-  return std::ranges::find(cache_storages(), storage, [](const auto& named) { return named.second; })->first;
+std::string cache_name(const kernels::cpu::CacheFormat& format) {
+  return std::ranges::find(kCaches, format.keys, &CacheChoice::storage)->name;
 }
 
 /// What a model that is quantized already, or one that is still to be, can do within a line's bytes.

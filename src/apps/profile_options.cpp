@@ -94,9 +94,7 @@ void add_memory_need(CLI::App* verb, plan::MemoryNeed& need) {
       ->capture_default_str();
   verb->add_option("--batch", need.sequences, "Sequences of --context tokens, decoded side by side")
       ->capture_default_str();
-  verb->add_option("--kv", need.cache, "How keys and values will be cached")
-      ->transform(CLI::CheckedTransformer(cache_storages()))
-      ->default_str("f16");
+  add_cache_options(verb, need.cache);
 }
 
 void add_plan_options(CLI::App* verb, PlanArguments& args, bool with_formats) {

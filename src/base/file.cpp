@@ -88,13 +88,6 @@ Status check_target(const fs::path& target, std::string_view marker) {
   return {};
 }
 
-Status make_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (!error) return {};
-  return fail(ErrorCode::out_of_resources, "{}: cannot create: {}", folder.string(), error.message());
-}
-
 /// Exchanges two existing paths atomically.
 int exchange_paths(const fs::path& a, const fs::path& b) {
 #if defined(__APPLE__)

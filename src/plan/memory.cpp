@@ -17,6 +17,13 @@ std::uint64_t scratch_bytes(const MemoryShape& shape) {
                              sizeof(float);
 }
 
+/// Of the tokens of one block that are not packed yet.
+std::uint64_t waiting_bytes(const kernels::cpu::CacheShape& cache) {
+  if (!cache.format.is_packed()) return 0;
+  constexpr std::uint64_t kTokens = kPassTokens + 2 * kernels::cpu::kCacheChunk;
+  return kTokens * cache.kv_heads * cache.head_dim * 2 * sizeof(std::uint16_t);
+}
+
 /// A matrix of `layer` (negative: embeddings or head) makes the shape's figures no smaller.
 void include(MemoryShape& shape, std::int64_t layer, std::int64_t out, std::int64_t in) {
   if (layer < 0) {
@@ -59,7 +66,8 @@ Result<MemoryUse> memory_use(const MemoryShape& shape, const MemoryNeed& need) {
     return fail(ErrorCode::usage, "a cache of {} sequences of {} tokens: expected a sensible size",
                 need.sequences, need.context_tokens);
   MemoryUse use{.context_tokens = need.context_tokens, .sequences = need.sequences};
-  use.cache_bytes = static_cast<std::uint64_t>(pages * need.sequences * shape.layers) * cache.page_bytes();
+  const auto parts = static_cast<std::uint64_t>(need.sequences * shape.layers);
+  use.cache_bytes = parts * (static_cast<std::uint64_t>(pages) * cache.page_bytes() + waiting_bytes(cache));
   use.scratch_bytes = scratch_bytes(shape);
   return use;
 }

@@ -20,7 +20,7 @@ inline constexpr std::int64_t kDefaultContextTokens = 4096;
 struct MemoryNeed {
   std::int64_t context_tokens = kDefaultContextTokens;  ///< of each sequence
   std::int64_t sequences = 1;                           ///< decoded side by side
-  kernels::cpu::CacheStorage cache = kernels::cpu::CacheStorage::f16;
+  kernels::cpu::CacheFormat cache = {};
 };
 
 /// What of a model cache and scratch depend on.
@@ -32,7 +32,8 @@ struct MemoryShape {
 MemoryShape memory_shape(const profile::Sensitivity& sensitivity);
 MemoryShape memory_shape(const model::Model& model);
 
-/// All but the weights. The cache grows by pages of kernels::cpu::kCachePage tokens. Scratch is 128 MiB for
+/// All but the weights. The cache grows by pages of kernels::cpu::kCachePage tokens; of a packed
+/// one, a pass of 512 tokens and those that wait before it lie there in f16 beside. Scratch is 128 MiB for
 /// the process, its libraries and tokenizer, four times the widest block matrix's inputs and outputs of 512
 /// tokens in f32, and one row of logits in f32. usage for a context or a number of sequences below 1, or a
 /// cache of no sensible size.
