@@ -23,7 +23,8 @@ show() {  # NAME BYTES FILE
   python3 - "$@" <<'PYTHON'
 import json, sys
 q = json.load(open(sys.argv[3]))
-print(f"{sys.argv[1]}: {sys.argv[2]} bytes, KL {q['kl_mean']:.5f} ± {q['kl_stderr']:.5f}, PPL {q['ppl']:.3f} ± {q['ppl_stderr']:.3f}", flush=True)
+print(f"{sys.argv[1]}: {sys.argv[2]} bytes, KL {q['kl_mean']:.5f} ± {q['kl_stderr']:.5f}, "
+      f"PPL {q['ppl']:.3f} ± {q['ppl_stderr']:.3f}", flush=True)
 PYTHON
 }
 
