@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """The choices of `optiq eval --tasks` beside those of lm-evaluation-harness, question by question.
 
-usage: lm_eval_parity.py MODEL DATA OPTIQ [--limit N] [--keep FILE]
+usage: lm_eval_parity.py MODEL DATA [OPTIQ] [--limit N] [--keep FILE] [--device cuda] [--batch-size N]
 
 The harness's own task definitions, prompt building and scoring run, over local files instead of the Hub's: MODEL is
 loaded by transformers in f32. N questions of each task are taken as optiq takes them. --keep holds the harness's answers,
-so that a second run needs only optiq. Wants lm_eval 0.4.9.2, transformers 4 and torch (docs/evaluation.md).
+so that the two can run at different times, and the harness (without OPTIQ) on a GPU. Wants requirements-lm-eval.txt.
 """
 import argparse
 import bz2
@@ -74,14 +74,14 @@ def harness_tasks(data: pathlib.Path, limit: int, folder: pathlib.Path) -> list:
     return tasks
 
 
-def harness_answers(model: str, data: pathlib.Path, limit: int) -> dict:
+def harness_answers(model: str, data: pathlib.Path, limit: int, device: str, batch_size: int) -> dict:
     """id → {"log_likelihoods", "lengths"}."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
     with tempfile.TemporaryDirectory() as folder:
         tasks = harness_tasks(data, limit, pathlib.Path(folder))
-        harness = HFLM(pretrained=model, device="cpu", dtype="float32", batch_size=1)
+        harness = HFLM(pretrained=model, device=device, dtype="float32", batch_size=batch_size)
         found = lm_eval.simple_evaluate(model=harness, tasks=tasks, bootstrap_iters=0, log_samples=True)
     answers = {}
     for samples in found["samples"].values():
@@ -112,16 +112,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("data", type=pathlib.Path)
-    parser.add_argument("optiq")
+    parser.add_argument("optiq", nargs="?")
     parser.add_argument("--limit", type=int, default=250)
     parser.add_argument("--keep", type=pathlib.Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch-size", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.keep and arguments.keep.exists():
         theirs = json.loads(arguments.keep.read_text())
     else:
-        theirs = harness_answers(arguments.model, arguments.data, arguments.limit)
+        theirs = harness_answers(arguments.model, arguments.data, arguments.limit, arguments.device,
+                                  arguments.batch_size)
         if arguments.keep:
             arguments.keep.write_text(json.dumps(theirs))
+    if not arguments.optiq:
+        return
     done = subprocess.run([arguments.optiq, "eval", arguments.model, "--tasks", "mmlu,hellaswag", "--data",
                            str(arguments.data), "--limit", str(arguments.limit), "--json"],
                           check=True, stdout=subprocess.PIPE, text=True)
