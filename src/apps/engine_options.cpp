@@ -1,9 +1,7 @@
 #include "engine_options.h"
 
-#include <map>
 #include <memory>
 #include <optional>
-#include <string>
 
 namespace optiq::apps {
 namespace {
@@ -25,17 +23,24 @@ struct CacheArguments {
 
 }  // namespace
 
+const std::map<std::string, CacheStorage>& cache_storages() {
+  static const auto storages = [] {
+    auto names = kBits;
+    names.insert({{"f32", CacheStorage::f32},
+                  {"f16", CacheStorage::f16},
+                  {"bf16", CacheStorage::bf16},
+                  {"int8", CacheStorage::int8}});
+    return names;
+  }();
+  return storages;
+}
+
 void add_cache_options(CLI::App* verb, CacheFormat& format) {
   auto args = std::make_shared<CacheArguments>();
-  std::map<std::string, CacheStorage> storages = kBits;
-  storages.insert({{"f32", CacheStorage::f32},
-                   {"f16", CacheStorage::f16},
-                   {"bf16", CacheStorage::bf16},
-                   {"int8", CacheStorage::int8}});
   verb->add_option("--kv", args->both,
                    "CPU: how keys and values are cached; 3 to 8: so many bits and half a one for scales and "
                    "biases, the newest tokens in f16")
-      ->transform(CLI::CheckedTransformer(storages))
+      ->transform(CLI::CheckedTransformer(cache_storages()))
       ->default_str("f16");
   verb->add_option("--kv-keys", args->keys, "CPU: bits of cached keys (default: as --kv)")
       ->transform(CLI::CheckedTransformer(kBits));

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <map>
+#include <string>
 
 #include "optiq/engine/engine.h"
 
@@ -13,5 +15,8 @@ void add_cache_options(CLI::App* verb, kernels::cpu::CacheFormat& format);
 /// Adds --precise, --mapped and the cache's. `options` is filled when the command line is parsed and must
 /// outlive it.
 void add_engine_options(CLI::App* verb, engine::Options& options);
+
+/// The names of --kv.
+const std::map<std::string, kernels::cpu::CacheStorage>& cache_storages();
 
 }  // namespace optiq::apps

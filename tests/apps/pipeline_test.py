@@ -216,10 +216,19 @@ class EncodeAndMeasure(CliTest):
         self.assertEqual(self.run_optiq(*arguments).stdout, found["text"] + "\n")
 
     def test_run_as_exactly_as_it_can(self):
-        for options in (("--precise",), ("--kv", "int8"), ("--precise", "--kv", "f32")):
+        for options in (("--precise",), ("--kv", "int8"), ("--precise", "--kv", "f32"), ("--kv", "4"),
+                        ("--kv-keys", "8", "--kv-values", "3"), ("--kv", "5", "--kv-values", "16")):
             with self.subTest(options=options):
                 found = self.succeed("run", self.out, "hello", "--max-tokens", "3", *options)
                 self.assertLessEqual(found["generated_tokens"], 3)
+
+    def test_eval_through_the_cache(self):
+        arguments = ("eval", self.model, "--text", self.text, "--context", "32")
+        expected, exact = self.succeed(*arguments), self.succeed(*arguments, "--kv", "f32")
+        self.assertAlmostEqual(exact["ppl"] / expected["ppl"], 1, delta=1e-4)
+        self.assertEqual(exact["tokens"], expected["tokens"])
+        self.refuse(2, "--kv", *arguments, "--kv", "f32", "--kv-keys", "4")
+        self.refuse(2, "--reference", *arguments, "--kv", "4", "--reference", self.model)
 
     def test_bench(self):
         found = self.succeed("bench", self.out, "--prompts", "8,16", "--depths", "0,4", "--decode-tokens", "2",
