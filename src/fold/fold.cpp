@@ -121,7 +121,7 @@ Result<Folded> fold_for_encoding(const model::Model& model, const calibrate::Tok
   OPTIQ_CHECK(fold_checkpoint(model, tokens, options, folder / "model", progress));
   OPTIQ_TRY(auto folded, model::Model::open(folder / "model"));
   OPTIQ_TRY(const auto importance,
-            profile::measure_importance(folded, tokens, kernels::Compute::bf16, progress));
+            profile::measure_importance(folded, tokens, kernels::Compute::bf16, {}, progress));
   fs::path activations = folder / "activations.safetensors";
   OPTIQ_CHECK(profile::write_importance(activations, importance, tokens));
   return Folded{std::move(folded), std::move(activations)};

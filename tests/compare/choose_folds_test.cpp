@@ -34,7 +34,7 @@ TEST(ChooseFolds, KeepsWhatLowersDivergenceAndNothingElse) {
   const auto held_out = test::random_batch(random, model, 8, 24);
   const auto activations = folder.path() / "activations.safetensors";
   const auto importance =
-      profile::measure_importance(model, calibration, kernels::Compute::f32, nullptr).value();
+      profile::measure_importance(model, calibration, kernels::Compute::f32, {}, nullptr).value();
   ASSERT_TRUE(profile::write_importance(activations, importance, calibration));
   const plan::Plan plan = test::plan_of(model, {3, 32}, quant::Encoder::rtn);
   fold::Options options;
@@ -71,7 +71,7 @@ TEST(ChooseFolds, LeavesOutWhatAModelCannotTake) {
   const auto model = test::golden_model("qwen2-tied");
   const auto batch = test::random_batch(random, model, 3, 24);
   const auto activations = folder.path() / "activations.safetensors";
-  const auto importance = profile::measure_importance(model, batch, kernels::Compute::f32, nullptr).value();
+  const auto importance = profile::measure_importance(model, batch, kernels::Compute::f32, {}, nullptr).value();
   ASSERT_TRUE(profile::write_importance(activations, importance, batch));
   const auto found = choose_folds(test::plan_of(model, {4, 32}, quant::Encoder::rtn), model, activations,
                                   batch, {}, folder.path() / "scratch", nullptr);
