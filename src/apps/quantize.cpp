@@ -1,3 +1,4 @@
+#include "memory_options.h"
 #include "optiq/base/file.h"
 #include "optiq/base/units.h"
 #include "optiq/compare/choose_folds.h"
@@ -9,7 +10,6 @@
 #include "optiq/tune/effort.h"
 #include "optiq/tune/refine.h"
 #include "optiq/tune/round.h"
-#include "memory_options.h"
 #include "quality_json.h"
 #include "quality_options.h"
 #include "quality_table.h"
@@ -31,15 +31,18 @@ struct Arguments {
 /// What a limit of memory rules out, asked before hours of work.
 Status check_bounded(const Arguments& args, const tune::Recipe& recipe) {
   if (!args.memory.max_memory) return {};
-  if (recipe.refine_rounds > 0 || recipe.distill_epochs > 0 || recipe.learned_bits > 0 || args.folds != "none") {
-    return fail(ErrorCode::usage,
-                "--max-memory: expected --effort fast without --fold and --learned-bits: what changes models and "
-                "corrects plans holds the whole model");
+  if (recipe.refine_rounds > 0 || recipe.distill_epochs > 0 || recipe.learned_bits > 0 ||
+      args.folds != "none") {
+    return fail(
+        ErrorCode::usage,
+        "--max-memory: expected --effort fast without --fold and --learned-bits: what changes models and "
+        "corrects plans holds the whole model");
   }
   if (args.quality.text.empty() && args.profile.calibration.empty()) {
-    return fail(ErrorCode::usage,
-                "--max-memory: expected --calibration FILE: a model that samples its own text is read whole for "
-                "every token");
+    return fail(
+        ErrorCode::usage,
+        "--max-memory: expected --calibration FILE: a model that samples its own text is read whole for "
+        "every token");
   }
   return {};
 }
@@ -246,18 +249,22 @@ Status quantize(const Arguments& args, const tune::Recipe& recipe, Console& cons
   const fs::path file = profile_file(args.quality, args.out);
   OPTIQ_TRY(auto rules, rules_of(args));
   OPTIQ_TRY(auto sensitivity, known_profile(args.quality, args.profile, file, model));
+  std::optional<plan::Budget> budget;
+  if (sensitivity) {
+    OPTIQ_TRY(budget, budget_of(args.plan, *sensitivity));
+  }
   OPTIQ_TRY(auto texts, unseen_texts(args.quality, args.profile, sensitivity, model, tokenizer, console));
   if (!sensitivity) {
     OPTIQ_CHECK(say_needs(args, recipe, model, memory, console));
     OPTIQ_TRY(sensitivity, measure_profile(args.profile, file, model, tokenizer, memory, console));
+    OPTIQ_TRY(budget, budget_of(args.plan, *sensitivity));
   }
-  OPTIQ_TRY(auto budget, budget_of(args.plan, *sensitivity));
   const Job job{args,
                 recipe,
                 model,
                 *sensitivity,
                 profile::importance_path(file),
-                std::move(budget),
+                std::move(*budget),
                 std::move(rules),
                 std::move(texts),
                 memory,

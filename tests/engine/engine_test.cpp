@@ -145,20 +145,24 @@ TEST(Engine, PackedKeysAndValuesKeepTheirPrecision) {
   Random random(test::seed());
   const model::Model model = test::golden_model("llama");
   const Ids ids = random_ids(random, 400, 64);
-  const Doubles expected = last_logits(model, ids);
+  const std::vector<Doubles> expected = test::logits_of(model, ids);
+  // Mean over 100 steps: that of a single one varies by orders of magnitude.
   const auto divergence = [&](CacheStorage storage) {
     Engine engine(model, {Compute::f32, storage});
     EXPECT_TRUE(engine.feed(std::span(ids).first(300)));
-    for (std::size_t i = 300; i < 399; ++i) EXPECT_TRUE(engine.feed({&ids[i], 1}));
-    return test::kl_divergence(expected, doubles(engine.feed({&ids[399], 1}).value()));
+    double sum = 0;
+    for (std::size_t i = 300; i < 400; ++i)
+      sum += test::kl_divergence(expected[i], doubles(engine.feed({&ids[i], 1}).value()));
+    return sum / 100;
   };
-  // Three bits more divide the error by 8, and the divergence by its square.
-  const double at_3 = divergence(CacheStorage::packed3), at_5 = divergence(CacheStorage::packed5);
-  EXPECT_LT(at_3, 0.1);
-  EXPECT_LT(divergence(CacheStorage::packed4), 0.05);
-  EXPECT_LT(divergence(CacheStorage::packed6), at_3);
-  EXPECT_LT(divergence(CacheStorage::packed8), at_5);
-  EXPECT_LT(at_5, 0.01);
+  // Two bits more divide the error by 4 and the divergence by 16; three, by 8 and 64.
+  const double at_3 = divergence(CacheStorage::packed3), at_5 = divergence(CacheStorage::packed5),
+               at_8 = divergence(CacheStorage::packed8);
+  EXPECT_LT(at_5, at_3 / 4);
+  EXPECT_LT(at_8, at_5 / 8);
+  EXPECT_LT(at_8, 0.001);
+  EXPECT_LT(divergence(CacheStorage::packed4), at_3);
+  EXPECT_LT(divergence(CacheStorage::packed6), at_5);
 }
 
 TEST(Engine, AllLogitsAreThoseOfEveryStep) {
