@@ -3,7 +3,7 @@ import json
 import subprocess
 import unittest
 
-from cli_support import (BINARY, CALIBRATION, CliTest, GOLDENS, weight_file_bytes, write_latency,
+from cli_support import (BINARY, CALIBRATION, CliTest, GOLDENS, IMPOSSIBLE_BUDGET, USAGE, weight_file_bytes, write_latency,
                          write_model, write_tasks)
 
 PLAN_FIELDS = {"bytes": int, "bits_per_weight": float, "predicted_kl": float, "gap": float, "seconds": float,
@@ -91,6 +91,20 @@ class ProfileAndPlan(CliTest):
                 self.assertGreater(plan["bytes"], 0.9 * limit, "most of the budget is used")
                 self.assertGreaterEqual(plan["bytes"], smallest)
         self.assertEqual(memory["context_tokens"], 64)
+
+    def test_machines(self):
+        fits = self.succeed("fit", self.model, "--device", "mac-8gb")
+        self.assertEqual(fits["device"], {"name": "mac-8gb", "memory_bytes": 8 << 30, "usable_bytes": (8 << 30) // 3 * 2})
+        self.assertEqual([(line["context_tokens"], line["kv"], line["runs"]) for line in fits["fits"]],
+                         [(128, kv, "as_it_is") for kv in ("f16", "8", "4")])
+        self.assertEqual({line["runs"] for line in self.succeed("fit", self.model, "--device", "pc-2gb")["fits"]}, {"no"})
+        profile = self.profile()
+        memory = self.succeed("plan", profile, "--device", "mac-8gb", "--context", "300", "--batch", "2", "--kv", "4")["memory"]
+        self.assertEqual(memory["context_tokens"], 300)
+        self.assertLessEqual(memory["total_bytes"], fits["device"]["usable_bytes"])
+        self.refuse(IMPOSSIBLE_BUDGET, "smallest", "plan", profile, "--device", "pc-2gb")
+        for verb in (["fit", self.model], ["plan", profile]):
+            self.refuse(USAGE, "toaster", *verb, "--device", "toaster")
 
     def test_rules_of_a_plan(self):
         plan = self.succeed("plan", self.profile(), "--bpw", "8", "--pin", "model.layers.0.*=8x64", "--min-bits",
