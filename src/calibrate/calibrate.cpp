@@ -53,7 +53,7 @@ Result<TokenBatch> choose_windows(const Tokens& tokens, const std::string& name,
   std::vector<std::int64_t> windows(tokens.size() / static_cast<std::size_t>(batch.tokens));
   std::iota(windows.begin(), windows.end(), 0);
   Random random(source.seed);
-  for (std::size_t i = windows.size(); i > 1; --i) std::swap(windows[i - 1], windows[random.below(i)]);
+  shuffle(windows, random);
   const auto all = static_cast<std::int64_t>(windows.size());
   if (all <= share.skip) {
     return fail(ErrorCode::bad_input, "{}: expected more than {} windows of {} tokens, got {}", name,

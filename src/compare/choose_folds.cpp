@@ -86,7 +86,7 @@ Result<FoldChoice> choose_folds(const plan::Plan& plan, const model::Model& refe
   OPTIQ_CHECK(make_folder(folder));
   Trials trials(plan, reference, activations, held_out, std::move(options), folder, progress);
   OPTIQ_CHECK(trials.begin());
-  for (const fold::Fold fold : {fold::Fold::r1, fold::Fold::r2, fold::Fold::awq}) {
+  for (const fold::Fold fold : fold::kAllFolds) {
     if (!fold::check_fold(reference, fold)) continue;
     OPTIQ_CHECK(trials.try_with(fold));
   }

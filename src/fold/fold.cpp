@@ -15,7 +15,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kFormat = "optiq-fold";
-constexpr Fold kAll[] = {Fold::r1, Fold::r2, Fold::awq};
 
 bool has(const std::vector<Fold>& folds, Fold fold) {
   return std::ranges::find(folds, fold) != folds.end();
@@ -70,8 +69,8 @@ Result<std::vector<Fold>> parse_folds(std::string_view text) {
   for (std::size_t begin = 0; begin <= text.size();) {
     const std::size_t end = std::min(text.find(',', begin), text.size());
     const std::string_view name = text.substr(begin, end - begin);
-    const auto found = std::ranges::find(kAll, name, fold_name);
-    if (found == std::end(kAll) || has(folds, *found)) {
+    const auto found = std::ranges::find(kAllFolds, name, fold_name);
+    if (found == std::end(kAllFolds) || has(folds, *found)) {
       return fail(ErrorCode::usage, "foldings: expected none, or some of r1, r2, awq once each; got \"{}\"",
                   text);
     }

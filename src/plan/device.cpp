@@ -1,7 +1,5 @@
 #if defined(__APPLE__)
 #include <sys/sysctl.h>
-#elif defined(__linux__)
-#include <sys/sysinfo.h>
 #endif
 
 #include <algorithm>
@@ -9,6 +7,7 @@
 #include <fstream>
 #include <string>
 
+#include "optiq/base/memory.h"
 #include "optiq/plan/memory.h"
 
 namespace optiq::plan {
@@ -43,7 +42,7 @@ std::uint64_t system_value(const char* name) {
 }
 
 Device this_device() {
-  Device device = mac("this", system_value("hw.memsize"));
+  Device device = mac("this", physical_memory_bytes());
   const std::uint64_t limit = (system_value("iogpu.wired_limit_mb") & 0xffffffff) * kMebibyte;
   if (limit > 0 && limit < device.memory_bytes) {
     device.usable_bytes = limit;
@@ -70,9 +69,7 @@ std::uint64_t control_group_limit() {
 }
 
 Device this_device() {
-  struct sysinfo info {};
-  ::sysinfo(&info);
-  const std::uint64_t memory = static_cast<std::uint64_t>(info.totalram) * info.mem_unit;
+  const std::uint64_t memory = physical_memory_bytes();
   const std::uint64_t limit = control_group_limit();
   if (limit >= memory) return pc("this", memory);
   const std::uint64_t kept = std::min(64 * kMebibyte, limit);

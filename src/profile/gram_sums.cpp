@@ -9,6 +9,14 @@ namespace optiq::profile {
 
 namespace mx = model::mx;
 
+void add_gram(const mx::array& gram, std::vector<float>& sum) {
+  sum.resize(gram.size(), 0.0f);
+  const auto* values = gram.data<float>();
+  parallel_for(sum.size(), 1u << 18, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) sum[i] += values[i];
+  });
+}
+
 void GramSums::add(const std::string& module, const mx::array& input) {
   const auto [known, is_new] = input_of_.try_emplace(module, module);
   if (is_new && input.id() == last_input_) known->second = input_of_.at(last_module_);
@@ -25,12 +33,7 @@ Status GramSums::evaluate() {
     const auto [module, gram] = std::move(pending.back());
     pending.pop_back();
     OPTIQ_CHECK(model::evaluate({gram}));
-    std::vector<float>& sum = sums_[module];
-    sum.resize(gram.size(), 0.0f);
-    const auto* values = gram.data<float>();
-    parallel_for(sum.size(), 1u << 18, [&](std::size_t begin, std::size_t end) {
-      for (std::size_t i = begin; i < end; ++i) sum[i] += values[i];
-    });
+    add_gram(gram, sums_[module]);
   }
   return {};
 }

@@ -9,6 +9,9 @@
 
 namespace optiq::profile {
 
+/// sum += gram, an evaluated array of f32; an empty sum counts as zeros.
+void add_gram(const model::mx::array& gram, std::vector<float>& sum);
+
 class GramSums {
  public:
   explicit GramSums(kernels::Compute compute) : compute_(compute) {}

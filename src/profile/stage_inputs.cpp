@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "optiq/base/threads.h"
+#include "gram_sums.h"
 
 namespace optiq::profile {
 namespace {
@@ -78,11 +78,7 @@ Status StageInputs::keep(Store& store, const mx::array& input) {
 
   mx::array gram = kernels::gram(input);
   OPTIQ_CHECK(model::evaluate({gram}));
-  store.sum.resize(width * width, 0.0f);
-  const auto* products = gram.data<float>();
-  parallel_for(store.sum.size(), 1u << 18, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t i = begin; i < end; ++i) store.sum[i] += products[i];
-  });
+  add_gram(gram, store.sum);
   const bool is_last = (sequence_ + 1) % pieces_.length == 0 || sequence_ + 1 == pieces_.sequences;
   if (!is_last) return {};
   const int side = static_cast<int>(width);
@@ -104,8 +100,8 @@ Status StageInputs::add_output_energy(const std::string& module, const mx::array
   const Store& store = stores_.at(owner_of_.at(module));
   for (std::size_t i = 0; i < store.arrays.count(); ++i) {
     OPTIQ_TRY(const mx::array array, store.arrays.get(i));
-    OPTIQ_TRY(const double energy, store.is_gram ? energy_of_gram(matrix, array)
-                                                 : energy_of_inputs(matrix, array, compute));
+    OPTIQ_TRY(const double energy,
+              store.is_gram ? energy_of_gram(matrix, array) : energy_of_inputs(matrix, array, compute));
     sums[store.is_gram ? i : i / static_cast<std::size_t>(pieces_.length)] += energy;
   }
   return {};

@@ -83,10 +83,6 @@ class Distillation {
   [[nodiscard]] const std::vector<Pairs>& best() const { return best_; }
 
  private:
-  static void shuffle(std::vector<std::int64_t>& order, Random& random) {
-    for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
-  }
-
   [[nodiscard]] bool has_stalled() const { return result_.held_out.size() > result_.best + kPatience; }
 
   Status train(const std::vector<std::int64_t>& order, std::int64_t step, Adam& adam, double learning_rate) {

@@ -119,9 +119,7 @@ Result<RoundResult::Block> refine_block(BlockRounding& block, std::int64_t layer
   const std::int64_t interval = std::max<std::int64_t>(1, options.steps / options.checks);
   for (std::int64_t step = 0; step < options.steps; ++step) {
     const std::size_t place = static_cast<std::size_t>(step) % order.size();
-    if (place == 0) {
-      for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
-    }
+    if (place == 0) shuffle(order, random);
     const double left = 1 - static_cast<double>(step) / static_cast<double>(options.steps);
     OPTIQ_CHECK(block.step(streams.trained()[order[place]], {static_cast<float>(options.offset_rate * left),
                                                              static_cast<float>(options.range_rate * left)}));

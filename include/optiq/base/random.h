@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdint>
 #include <numbers>
+#include <utility>
+#include <vector>
 
 namespace optiq {
 
@@ -38,5 +40,11 @@ class Random {
  private:
   std::uint64_t state_;
 };
+
+/// A uniformly random order of `items` (Fisher and Yates).
+template <class T>
+void shuffle(std::vector<T>& items, Random& random) {
+  for (std::size_t i = items.size(); i > 1; --i) std::swap(items[i - 1], items[random.below(i)]);
+}
 
 }  // namespace optiq

@@ -19,8 +19,7 @@ namespace optiq::fold {
 
 enum class Fold {
   /// A rotation of the residual stream: h → h·Q, Q orthogonal. Embeddings, output projections and the inputs
-  /// of
-  /// all other matrices turn with it; the norms' weights go into the matrices behind them (QuaRot, arXiv
+  /// of all other matrices turn with it; the norms' weights go into the matrices behind them (QuaRot, arXiv
   /// 2404.00456; SpinQuant, 2405.16406). Needs a head of its own: where embeddings are tied, the last norm's
   /// weights have no matrix to go into.
   r1,
@@ -31,6 +30,8 @@ enum class Fold {
   /// 2306.00978). Query heads that share a value head share its factors.
   awq,
 };
+/// In the order in which they are carried out.
+inline constexpr Fold kAllFolds[] = {Fold::r1, Fold::r2, Fold::awq};
 std::string_view fold_name(Fold fold);
 /// "r1,awq", or "none".
 std::string folds_name(const std::vector<Fold>& folds);
