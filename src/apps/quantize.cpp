@@ -6,13 +6,12 @@
 #include "optiq/evaluate/measure.h"
 #include "optiq/profile/importance.h"
 #include "optiq/report/html.h"
-#include "optiq/tune/distill.h"
+#include "optiq/tune/carry_out.h"
 #include "optiq/tune/effort.h"
-#include "optiq/tune/refine.h"
-#include "optiq/tune/round.h"
 #include "quality_json.h"
 #include "quality_options.h"
 #include "quality_table.h"
+#include "tune_options.h"
 
 namespace optiq::apps {
 namespace {
@@ -115,38 +114,36 @@ Result<compare::FoldChoice> choose_folds(const Job& job) {
                                hidden_folder_beside(job.args.out), job.console.progress());
 }
 
+/// The recipe as the library takes it.
+tune::CarryOutOptions carry_out_options(const tune::Recipe& recipe) {
+  tune::CarryOutOptions options;
+  options.refine.rounds = recipe.refine_rounds;
+  if (recipe.learned_bits > 0) options.round.emplace().most_bits = recipe.learned_bits;
+  if (recipe.distill_epochs > 0) options.distill.emplace().epochs = recipe.distill_epochs;
+  return options;
+}
+
 /// The plan carried out in OUT, corrected and tuned as the recipe says, from the weights of `source`.
-Result<tune::RefineResult> carry_out_from(const Job& job, const model::Model& source,
-                                          const fs::path& activations) {
-  OPTIQ_TRY(auto guards, plan::guard_plans(job.sensitivity, job.budget, job.rules));
-  OPTIQ_TRY(auto result, tune::refine(source, job.sensitivity, job.budget, job.rules, activations,
-                                      std::move(guards), job.texts.chosen, job.args.out,
-                                      {.rounds = job.recipe.refine_rounds}, job.console.progress()));
-  if (job.recipe.learned_bits == 0 && job.recipe.distill_epochs == 0) return result;
-  OPTIQ_TRY(const auto tokens, profile::read_calibration_tokens(activations));
-  if (job.recipe.learned_bits > 0) {
-    OPTIQ_CHECK(tune::learn_rounding(job.args.out, source, tokens, {.most_bits = job.recipe.learned_bits},
-                                     job.console.progress()));
-  }
-  if (job.recipe.distill_epochs > 0) {
-    OPTIQ_CHECK(tune::distill(job.args.out, source, tokens, {.epochs = job.recipe.distill_epochs},
-                              job.console.progress()));
-  }
-  return result;
+Result<tune::CarriedOut> carry_out_from(const Job& job, const model::Model& source,
+                                        const fs::path& activations) {
+  OPTIQ_TRY(const auto guards, plan::guard_plans(job.sensitivity, job.budget, job.rules));
+  return tune::carry_out(
+      {source, job.sensitivity, job.budget, job.rules, activations, guards, job.texts.chosen, job.args.out},
+      carry_out_options(job.recipe), job.console.progress());
 }
 
 /// The plan carried out within a limit of memory: nothing of it is corrected.
-Result<tune::RefineResult> carry_out_bounded(const Job& job) {
+Result<tune::CarriedOut> carry_out_bounded(const Job& job) {
   OPTIQ_TRY(plan::Plan plan, plan::make_plan(job.sensitivity, job.budget, job.rules));
   OPTIQ_TRY(const auto calibration, encode::read_calibration(job.activations, plan));
   OPTIQ_CHECK(encode::encode_checkpoint(job.model.checkpoint(), plan, calibration, job.args.out,
                                         {.memory = job.memory}, job.console.progress()));
-  tune::RefineResult result;
-  result.candidates.push_back({"plan", std::move(plan), 0});
+  tune::CarriedOut result;
+  result.refined.candidates.push_back({"plan", std::move(plan), 0});
   return result;
 }
 
-Result<tune::RefineResult> carry_out(const Job& job, const std::vector<fold::Fold>& folds) {
+Result<tune::CarriedOut> carry_out(const Job& job, const std::vector<fold::Fold>& folds) {
   if (job.memory.is_set()) return carry_out_bounded(job);
   if (folds.empty()) return carry_out_from(job, job.model, job.activations);
   const ScratchFolder scratch(hidden_folder_beside(job.args.out));
@@ -208,8 +205,9 @@ Json folds_json(const compare::FoldChoice& choice) {
 }
 
 /// Measures what lies in OUT beside the baseline, and says it all.
-Status report_result(const Job& job, const tune::RefineResult& refined, const compare::FoldChoice& folds,
+Status report_result(const Job& job, const tune::CarriedOut& done, const compare::FoldChoice& folds,
                      const fs::path& file) {
+  const tune::RefineResult& refined = done.refined;
   const plan::Plan& plan = refined.candidates[refined.best].plan;
   Measured ours{compare::plan_candidate("optiq", plan), {}};
   OPTIQ_TRY(ours.quality, measure_out(job));
@@ -226,6 +224,8 @@ Status report_result(const Job& job, const tune::RefineResult& refined, const co
   console.print(latency_line(plan));
   console.print(memory_line(job.memory));
   if (!folds.folds.empty()) console.print(fmt::format("folded: {}\n", fold::folds_name(folds.folds)));
+  if (done.rounded) console.print(rounding_line(*done.rounded));
+  if (done.distilled) console.print(distillation_line(*done.distilled));
   console.print(fmt::format("predicted KL {:.5f} ± {:.5f}; report: {}/report.html\n", plan.predicted_kl,
                             plan.predicted_kl_standard_error, job.args.out));
   Json json = plan_summary(plan);
@@ -234,6 +234,8 @@ Status report_result(const Job& job, const tune::RefineResult& refined, const co
   json["sensitivity"] = file.string();
   json["candidates"] = candidates_json(refined);
   json["folds"] = folds_json(folds);
+  if (done.rounded) json["learned_rounding"] = tune::round_to_json(*done.rounded);
+  if (done.distilled) json["distillation"] = tune::distill_to_json(*done.distilled);
   if (baseline) json["baseline"] = candidate_json(baseline->candidate, baseline->quality);
   console.print_json(json);
   return {};
@@ -270,9 +272,10 @@ Status quantize(const Arguments& args, const tune::Recipe& recipe, Console& cons
                 memory,
                 console};
   OPTIQ_TRY(const auto folds, choose_folds(job));
-  OPTIQ_TRY(const auto refined, carry_out(job, folds.folds));
+  OPTIQ_TRY(const auto done, carry_out(job, folds.folds));
   OPTIQ_CHECK(encode::verify_checkpoint(args.out));
-  return report_result(job, refined, folds, file);
+  OPTIQ_CHECK(report_result(job, done, folds, file));
+  return tune::forget_work(args.out);
 }
 
 }  // namespace

@@ -26,6 +26,23 @@ std::uint64_t read_records(std::span<const std::byte> log, std::vector<std::vect
   return used;
 }
 
+/// What a log of this work holds, its identity not counted; no bytes where it is none.
+struct FoundLog {
+  std::vector<std::vector<std::byte>> records;
+  std::uint64_t bytes = 0;
+};
+
+FoundLog read_log(const std::filesystem::path& path, const std::string& identity) {
+  const auto file = MappedFile::open(path);
+  if (!file) return {};
+  FoundLog log;
+  log.bytes = read_records(file->bytes(), log.records);
+  if (log.records.empty() || !std::ranges::equal(log.records.front(), std::as_bytes(std::span(identity))))
+    return {};
+  log.records.erase(log.records.begin());
+  return log;
+}
+
 }  // namespace
 
 std::uint64_t fingerprint(std::span<const std::byte> bytes, std::uint64_t hash) {
@@ -34,17 +51,18 @@ std::uint64_t fingerprint(std::span<const std::byte> bytes, std::uint64_t hash) 
 }
 
 Result<Journal> Journal::open(const std::filesystem::path& path, const std::string& identity) {
-  std::vector<std::vector<std::byte>> records;
-  std::uint64_t keep = 0;
-  if (const auto old = MappedFile::open(path)) keep = read_records(old->bytes(), records);
-  const auto expected = std::as_bytes(std::span(identity));
-  const bool same_work = !records.empty() && std::ranges::equal(records.front(), expected);
-  if (!same_work) return begin(path, identity);
+  auto [records, keep] = read_log(path, identity);
+  if (keep == 0) return begin(path, identity);
   OPTIQ_TRY(auto file, FileWriter::resume(path, keep));
   Journal journal(path, std::move(file));
-  journal.records_.assign(std::make_move_iterator(records.begin() + 1),
-                          std::make_move_iterator(records.end()));
+  journal.records_ = std::move(records);
+  journal.found_ = journal.records_.size();
   return journal;
+}
+
+std::vector<std::vector<std::byte>> Journal::read(const std::filesystem::path& path,
+                                                  const std::string& identity) {
+  return read_log(path, identity).records;
 }
 
 Result<Journal> Journal::begin(const std::filesystem::path& path, const std::string& identity) {
@@ -56,6 +74,22 @@ Result<Journal> Journal::begin(const std::filesystem::path& path, const std::str
   }
   journal.appended_ = 0;
   return journal;
+}
+
+Status Journal::replace(const std::filesystem::path& path, const std::string& identity,
+                        std::span<const std::byte> payload) {
+  std::filesystem::path fresh = path;
+  fresh += ".new";
+  OPTIQ_TRY(Journal journal, begin(fresh, identity));
+  if (const Status appended = journal.append(payload); !appended) {
+    (void)journal.remove();
+    return appended;
+  }
+  std::error_code error;
+  std::filesystem::rename(fresh, path, error);
+  if (!error) return {};
+  return fail(ErrorCode::out_of_resources, "{}: cannot rename {} to it: {}", path.string(), fresh.string(),
+              error.message());
 }
 
 Status Journal::append(std::span<const std::byte> payload) {

@@ -14,7 +14,7 @@ Status carry_over(const fs::path& from, const fs::path& to) {
 
 }  // namespace
 
-Status replace_tensors(const fs::path& folder, const std::map<std::string, std::vector<std::byte>>& tensors) {
+Status replace_tensors(const fs::path& folder, const TensorBytes& tensors) {
   OPTIQ_TRY(const Manifest manifest, read_manifest(folder / kManifestFile));
   OPTIQ_TRY(const io::Checkpoint old, io::Checkpoint::open(folder));
   const std::vector<io::TensorSpec> specs = plan::checkpoint_tensors(manifest.plan);
@@ -29,8 +29,7 @@ Status replace_tensors(const fs::path& folder, const std::map<std::string, std::
   for (const io::TensorSpec& spec : specs) {
     OPTIQ_TRY(const io::TensorView view, old.require(spec.name));
     const auto replaced = tensors.find(spec.name);
-    OPTIQ_CHECK(
-        writer.write(spec.name, replaced == tensors.end() ? view.bytes : std::span(replaced->second)));
+    OPTIQ_CHECK(writer.write(spec.name, replaced == tensors.end() ? view.bytes : replaced->second));
   }
   OPTIQ_CHECK(writer.finish(static_cast<std::uint64_t>(manifest.plan.model.parameters)));
   OPTIQ_CHECK(io::copy_sidecar_files(folder, staging.path()));

@@ -5,18 +5,25 @@
 namespace optiq::tune {
 namespace {
 
-/// The module's packed matrix as the checkpoint has it.
-Result<quant::QuantizedMatrix> stored_matrix(const model::Model& student, const model::ModuleShape& shape) {
+/// The module's packed matrix as `learned` or else the checkpoint has it.
+Result<quant::QuantizedMatrix> stored_matrix(const model::Model& student, const model::ModuleShape& shape,
+                                             const encode::TensorBytes& learned) {
   const io::Checkpoint& checkpoint = student.checkpoint();
-  OPTIQ_TRY(const io::TensorView weight, checkpoint.require(shape.name + ".weight"));
-  OPTIQ_TRY(const io::TensorView scales, checkpoint.require(shape.name + ".scales"));
-  OPTIQ_TRY(const io::TensorView biases, checkpoint.require(shape.name + ".biases"));
+  const auto bytes_of = [&](const char* part) -> Result<std::span<const std::byte>> {
+    const auto found = learned.find(shape.name + part);
+    if (found != learned.end()) return found->second;
+    return checkpoint.require(shape.name + part).map([](const io::TensorView& view) { return view.bytes; });
+  };
+  OPTIQ_TRY(const auto weight, bytes_of(".weight"));
+  OPTIQ_TRY(const auto scales, bytes_of(".scales"));
+  OPTIQ_TRY(const auto biases, bytes_of(".biases"));
+  OPTIQ_TRY(const io::TensorView pair, checkpoint.require(shape.name + ".scales"));
   quant::QuantizedMatrix matrix{
-      shape.out_features, shape.in_features, student.format(shape.name), scales.dtype, {}, {}, {}};
-  matrix.weight.resize(weight.bytes.size() / sizeof(std::uint32_t));
-  std::memcpy(matrix.weight.data(), weight.bytes.data(), weight.bytes.size());
-  matrix.scales.assign(scales.bytes.begin(), scales.bytes.end());
-  matrix.biases.assign(biases.bytes.begin(), biases.bytes.end());
+      shape.out_features, shape.in_features, student.format(shape.name), pair.dtype, {}, {}, {}};
+  matrix.weight.resize(weight.size() / sizeof(std::uint32_t));
+  std::memcpy(matrix.weight.data(), weight.data(), weight.size());
+  matrix.scales.assign(scales.begin(), scales.end());
+  matrix.biases.assign(biases.begin(), biases.end());
   return matrix;
 }
 
@@ -30,11 +37,12 @@ Result<mx::array> dequantized(const quant::LearnedRounding& rounding, const mx::
 }  // namespace
 
 Result<BlockRounding> BlockRounding::make(const model::Model& student, const model::Model& reference,
-                                          std::int64_t layer, int most_bits, kernels::Compute compute) {
+                                          std::int64_t layer, int most_bits, kernels::Compute compute,
+                                          const encode::TensorBytes& learned) {
   BlockRounding block(student, layer, compute);
   for (const model::ModuleShape& shape : student.modules()) {
     if (shape.layer != layer || student.format(shape.name).bits > most_bits) continue;
-    OPTIQ_TRY(const quant::QuantizedMatrix start, stored_matrix(student, shape));
+    OPTIQ_TRY(const quant::QuantizedMatrix start, stored_matrix(student, shape, learned));
     const std::string tensor = shape.name + ".weight";
     OPTIQ_TRY(const io::TensorView dense, reference.checkpoint().require(tensor));
     if (dense.shape != std::vector{shape.out_features, shape.in_features} || !is_float_dtype(dense.dtype)) {

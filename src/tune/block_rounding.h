@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "optiq/encode/encode.h"
 #include "optiq/model/model.h"
 #include "optiq/quant/rounding.h"
 
@@ -21,9 +22,11 @@ class BlockRounding {
  public:
   using Weights = std::unordered_map<std::string, mx::array>;
 
-  /// Every module of `layer` that `student` has in at most `most_bits` bits. Weights come from `reference`.
+  /// Every module of `layer` that `student` has in at most `most_bits` bits; where `learned` has its tensors,
+  /// they count instead. Weights come from `reference`.
   static Result<BlockRounding> make(const model::Model& student, const model::Model& reference,
-                                    std::int64_t layer, int most_bits, kernels::Compute compute);
+                                    std::int64_t layer, int most_bits, kernels::Compute compute,
+                                    const encode::TensorBytes& learned = {});
 
   [[nodiscard]] bool is_empty() const { return modules_.empty(); }
   /// What the block gives with its modules as they are now.

@@ -1,125 +1,24 @@
 #include "optiq/tune/distill.h"
 
 #include <cmath>
-#include <cstring>
-#include <numbers>
-#include <numeric>
 
-#include "optiq/base/random.h"
-#include "optiq/encode/encode.h"
-#include "targets.h"
+#include "describe.h"
+#include "distillation.h"
+#include "optiq/base/journal.h"
+#include "state_bytes.h"
+#include "work.h"
 
 namespace optiq::tune {
 namespace {
 
-constexpr int kPatience = 3;      ///< checks without a better one before it ends
-constexpr double kWarmUp = 0.05;  ///< share of the steps over which the learning rate rises
-constexpr std::uint64_t kSeed = 0x64697374696c6cull;
-
-Status check(const model::Model& student, const model::Model& reference, const calibrate::TokenBatch& batch,
-             const DistillOptions& options) {
-  if (options.epochs < 1 || options.batch_sequences < 1 || options.checks < 1 ||
-      options.held_out_sequences < 1 || !(options.learning_rate > 0) ||
-      !std::isfinite(options.learning_rate)) {
-    return fail(ErrorCode::usage,
-                "distill: expected at least one epoch, sequence a step, check and held-out sequence, "
-                "and a positive learning rate");
-  }
-  if (batch.sequences <= options.held_out_sequences) {
-    return fail(ErrorCode::bad_input, "distill: expected more than {} calibration sequences, got {}",
-                options.held_out_sequences, batch.sequences);
-  }
-  const std::int64_t vocabulary = student.config().vocabulary;
-  if (vocabulary != reference.config().vocabulary || student.config().layers != reference.config().layers) {
-    return fail(ErrorCode::bad_input,
-                "{}: expected a vocabulary of {} and {} blocks as the reference has, got {} and {}",
-                student.checkpoint().folder().string(), reference.config().vocabulary,
-                reference.config().layers, vocabulary, student.config().layers);
-  }
-  return {};
-}
-
-/// Rises linearly, then falls to zero along a cosine.
-double learning_rate_at(const DistillOptions& options, double done) {
-  if (done < kWarmUp) return options.learning_rate * done / kWarmUp;
-  return options.learning_rate * 0.5 * (1 + std::cos(std::numbers::pi * (done - kWarmUp) / (1 - kWarmUp)));
-}
-
-class Distillation {
- public:
-  Distillation(const model::Model& model, const calibrate::TokenBatch& batch,
-               std::vector<kernels::TopProbabilities> targets, const DistillOptions& options,
-               const Progress& progress)
-      : batch_(batch),
-        targets_(std::move(targets)),
-        options_(options),
-        progress_(progress),
-        pairs_(trainable_pairs(model, options.most_bits)),
-        student_(model, pairs_, options.compute),
-        best_(pairs_) {}
-
-  Result<DistillResult> run() {
-    const std::int64_t trained = batch_.sequences - options_.held_out_sequences;
-    const std::int64_t steps_an_epoch = std::max<std::int64_t>(1, trained / options_.batch_sequences);
-    const std::int64_t steps = steps_an_epoch * options_.epochs;
-    const std::int64_t interval = std::max<std::int64_t>(1, steps / options_.checks);
-    Adam adam(pairs_);
-    Random random(kSeed);
-    std::vector<std::int64_t> order(static_cast<std::size_t>(trained));
-    std::iota(order.begin(), order.end(), 0);
-    OPTIQ_CHECK(check_held_out());
-    for (std::int64_t step = 0; step < steps && !has_stalled(); ++step) {
-      report_progress(progress_, "distilling", static_cast<double>(step), static_cast<double>(steps));
-      if (step % steps_an_epoch == 0) shuffle(order, random);
-      OPTIQ_CHECK(
-          train(order, step % steps_an_epoch, adam,
-                learning_rate_at(options_, (static_cast<double>(step) + 0.5) / static_cast<double>(steps))));
-      ++result_.steps;
-      if ((step + 1) % interval == 0 || step + 1 == steps) OPTIQ_CHECK(check_held_out());
-    }
-    return result_;
-  }
-
-  [[nodiscard]] const std::vector<Pairs>& best() const { return best_; }
-
- private:
-  [[nodiscard]] bool has_stalled() const { return result_.held_out.size() > result_.best + kPatience; }
-
-  Status train(const std::vector<std::int64_t>& order, std::int64_t step, Adam& adam, double learning_rate) {
-    std::vector<PairGradients> sums;
-    for (const Pairs& pairs : pairs_)
-      sums.push_back({mx::zeros_like(pairs.scales), mx::zeros_like(pairs.biases)});
-    for (std::int64_t i = 0; i < options_.batch_sequences; ++i) {
-      const std::int64_t at = (step * options_.batch_sequences + i) % static_cast<std::int64_t>(order.size());
-      const std::int64_t sequence = order[static_cast<std::size_t>(at)];
-      OPTIQ_CHECK(
-          student_.add_gradients(batch_.array(sequence), targets_[static_cast<std::size_t>(sequence)], sums));
-    }
-    return adam.step(pairs_, sums, learning_rate);
-  }
-
-  /// The last sequences are the held-out ones.
-  Status check_held_out() {
-    OPTIQ_TRY(const double value,
-              mean_divergence(student_, batch_, targets_, batch_.sequences - options_.held_out_sequences,
-                              batch_.sequences));
-    result_.held_out.push_back(value);
-    if (result_.held_out.back() < result_.held_out[result_.best]) {
-      result_.best = result_.held_out.size() - 1;
-      best_ = pairs_;
-    }
+Status check(const DistillOptions& options) {
+  if (options.epochs >= 1 && options.batch_sequences >= 1 && options.checks >= 1 &&
+      options.held_out_sequences >= 1 && options.learning_rate > 0 && std::isfinite(options.learning_rate))
     return {};
-  }
-
-  const calibrate::TokenBatch& batch_;
-  std::vector<kernels::TopProbabilities> targets_;
-  const DistillOptions& options_;
-  const Progress& progress_;
-  std::vector<Pairs> pairs_;
-  Student student_;
-  std::vector<Pairs> best_;
-  DistillResult result_;
-};
+  return fail(ErrorCode::usage,
+              "distill: expected at least one epoch, sequence a step, check and held-out sequence, "
+              "and a positive learning rate");
+}
 
 Result<std::vector<std::byte>> stored_bytes(const mx::array& values, mx::Dtype dtype) {
   mx::array stored = mx::contiguous(mx::astype(values, dtype));
@@ -128,28 +27,124 @@ Result<std::vector<std::byte>> stored_bytes(const mx::array& values, mx::Dtype d
   return std::vector<std::byte>(data, data + stored.nbytes());
 }
 
-Status write_back(const std::filesystem::path& folder, const std::vector<Pairs>& best) {
-  std::map<std::string, std::vector<std::byte>> tensors;
+using Tensors = std::map<std::string, std::vector<std::byte>>;
+
+/// As the file will have them.
+Result<Tensors> stored(const std::vector<Pairs>& best) {
+  Tensors tensors;
   for (const Pairs& pairs : best) {
     const mx::Dtype dtype = pairs.stored.scales.dtype();
     OPTIQ_TRY(tensors[pairs.module + ".scales"], stored_bytes(pairs.scales, dtype));
     OPTIQ_TRY(tensors[pairs.module + ".biases"], stored_bytes(pairs.biases, dtype));
   }
-  return encode::replace_tensors(folder, tensors);
+  return tensors;
+}
+
+/// A training's state in a file beside the checkpoint. In front of it: what the checkpoint was at the
+/// beginning, and what it becomes, once that is known.
+class StateFile {
+ public:
+  StateFile(const model::Model& model, std::string identity)
+      : path_(hidden_beside(model.checkpoint().folder(), "distill.journal")),
+        identity_(std::move(identity)),
+        current_(content_fingerprint(model.checkpoint())),
+        front_{current_, 0} {}
+
+  /// Whether the file has a state of this work on this checkpoint, or on what the work made of it.
+  bool restore(Distillation& training) {
+    const auto records = Journal::read(path_, identity_);
+    Front found;
+    if (records.size() != 1) return false;
+    StateReader reader(records.front());
+    if (!reader.get(found)) return false;
+    if (found.start != current_ && (found.end == 0 || found.end != current_)) return false;
+    if (!training.restore(std::span(records.front()).subspan(sizeof found))) return false;
+    front_ = found;
+    return true;
+  }
+  Status save(Distillation& training) {
+    OPTIQ_TRY(const auto state, training.state());
+    StateWriter writer;
+    writer.put(front_);
+    writer.put_bytes(state);
+    return Journal::replace(path_, identity_, writer.take());
+  }
+  [[nodiscard]] bool is_applied() const { return front_.end == current_; }
+  /// Notes what the checkpoint becomes: from then on this work is known in it.
+  Status save_end(Distillation& training, std::uint64_t content) {
+    front_.end = content;
+    return save(training);
+  }
+  Status remove() const {
+    std::error_code error;
+    std::filesystem::remove(path_, error);
+    if (!error) return {};
+    return fail(ErrorCode::out_of_resources, "{}: cannot remove: {}", path_.string(), error.message());
+  }
+
+ private:
+  struct Front {
+    std::uint64_t start = 0, end = 0;
+  };
+  std::filesystem::path path_;
+  std::string identity_;
+  std::uint64_t current_;
+  Front front_;
+};
+
+/// Swaps the folder with what was trained.
+Status write_back(const model::Model& model, Distillation& training, StateFile& file) {
+  OPTIQ_TRY(const Tensors tensors, stored(training.best()));
+  const TensorBytes replaced(tensors.begin(), tensors.end());
+  OPTIQ_CHECK(file.save_end(training, content_fingerprint(model.checkpoint(), replaced)));
+  return encode::replace_tensors(model.checkpoint().folder(), replaced);
 }
 
 }  // namespace
 
+std::string describe(const DistillOptions& options) {
+  return fmt::format("distill 1 {} {} {} {} {} {} {} {}", options.epochs, options.batch_sequences,
+                     options.learning_rate, options.kept_tokens, options.held_out_sequences, options.checks,
+                     options.most_bits, static_cast<int>(options.compute));
+}
+
 Result<DistillResult> distill(const std::filesystem::path& folder, const model::Model& reference,
                               const calibrate::TokenBatch& batch, const DistillOptions& options,
                               const Progress& progress) {
+  OPTIQ_CHECK(check(options));
   OPTIQ_TRY(const auto model, model::Model::open(folder));
-  OPTIQ_CHECK(check(model, reference, batch, options));
-  OPTIQ_TRY(auto targets,
-            reference_targets(reference, batch, options.kept_tokens, options.compute, progress));
-  Distillation distillation(model, batch, std::move(targets), options, progress);
-  OPTIQ_TRY(DistillResult result, distillation.run());
-  if (result.best > 0) OPTIQ_CHECK(write_back(folder, distillation.best()));
+  OPTIQ_CHECK(check_fit("distill", model, reference, batch, options.held_out_sequences));
+  StateFile file(model, work_identity(describe(options), reference, batch));
+  auto training = std::make_unique<Distillation>(model, batch, options);
+  if (!file.restore(*training)) training = std::make_unique<Distillation>(model, batch, options);
+  if (!training->is_done()) {
+    OPTIQ_TRY(const auto targets,
+              reference_targets(reference, batch, options.kept_tokens, options.compute, progress));
+    OPTIQ_CHECK(training->run(targets, progress, [&] { return file.save(*training); }));
+  }
+  if (training->result().best > 0 && !file.is_applied()) OPTIQ_CHECK(write_back(model, *training, file));
+  OPTIQ_CHECK(file.remove());
+  return training->result();
+}
+
+Json distill_to_json(const DistillResult& result) {
+  return {{"held_out_kl", result.held_out}, {"best", result.best}, {"steps", result.steps}};
+}
+
+Result<DistillResult> distill_from_json(const Json& json, const std::string& where) {
+  const JsonReader reader(json, where);
+  DistillResult result;
+  OPTIQ_TRY(const Json* checks, reader.array("held_out_kl"));
+  for (const Json& check : *checks) {
+    if (!check.is_number()) return fail(ErrorCode::bad_input, "{}: held_out_kl: expected numbers", where);
+    result.held_out.push_back(check.get<double>());
+  }
+  OPTIQ_TRY(const std::int64_t best, reader.integer("best"));
+  OPTIQ_TRY(result.steps, reader.integer("steps"));
+  if (best < 0 || best >= static_cast<std::int64_t>(result.held_out.size()))
+    return fail(ErrorCode::bad_input, "{}: best: expected one of {} checks, got {}", where,
+                result.held_out.size(), best);
+  result.best = static_cast<std::size_t>(best);
   return result;
 }
 

@@ -62,6 +62,17 @@ Adam::Adam(const std::vector<Pairs>& pairs) {
   }
 }
 
+std::vector<mx::array*> Adam::moments() {
+  std::vector<mx::array*> all;
+  for (auto* order : {&first_, &second_}) {
+    for (PairGradients& moments : *order) {
+      all.push_back(&moments.scales);
+      all.push_back(&moments.biases);
+    }
+  }
+  return all;
+}
+
 Status Adam::step(std::vector<Pairs>& pairs, const std::vector<PairGradients>& gradients,
                   double learning_rate) {
   ++steps_;

@@ -39,6 +39,10 @@ class Adam {
   /// Moves `pairs` against `gradients`.
   Status step(std::vector<Pairs>& pairs, const std::vector<PairGradients>& gradients, double learning_rate);
 
+  /// Its state: the moments of all pairs, and how many steps were taken.
+  std::vector<mx::array*> moments();
+  void set_steps(int steps) { steps_ = steps; }
+
  private:
   std::vector<mx::array> unit_;  ///< |scale| at the beginning
   std::vector<PairGradients> first_, second_;

@@ -6,39 +6,26 @@
 #include <span>
 
 #include "block_rounding.h"
+#include "describe.h"
 #include "optiq/base/random.h"
 #include "optiq/encode/encode.h"
+#include "round_log.h"
 #include "targets.h"
+#include "work.h"
 
 namespace optiq::tune {
 namespace {
 
 constexpr std::uint64_t kSeed = 0x726f756e64ull;
 
-Status check(const model::Model& student, const model::Model& reference, const calibrate::TokenBatch& batch,
-             const RoundOptions& options) {
+Status check(const RoundOptions& options) {
   const auto is_rate = [](double rate) { return rate >= 0 && std::isfinite(rate); };
-  if (options.steps < 1 || options.batch_sequences < 1 || options.held_out_sequences < 1 ||
-      options.checks < 1 || !is_rate(options.offset_rate) || !is_rate(options.range_rate)) {
-    return fail(ErrorCode::usage,
-                "round: expected at least one step, sequence a step, check and held-out sequence, and finite "
-                "rates of at least 0");
-  }
-  if (batch.sequences <= options.held_out_sequences) {
-    return fail(ErrorCode::bad_input, "round: expected more than {} calibration sequences, got {}",
-                options.held_out_sequences, batch.sequences);
-  }
-  const auto& mine = student.config();
-  const auto& theirs = reference.config();
-  if (mine.vocabulary != theirs.vocabulary || mine.layers != theirs.layers || mine.hidden != theirs.hidden) {
-    return fail(
-        ErrorCode::bad_input,
-        "{}: expected a vocabulary of {}, {} blocks and a width of {} as the reference has, got {}, {} "
-        "and {}",
-        student.checkpoint().folder().string(), theirs.vocabulary, theirs.layers, theirs.hidden,
-        mine.vocabulary, mine.layers, mine.hidden);
-  }
-  return {};
+  if (options.steps >= 1 && options.batch_sequences >= 1 && options.held_out_sequences >= 1 &&
+      options.checks >= 1 && is_rate(options.offset_rate) && is_rate(options.range_rate))
+    return {};
+  return fail(ErrorCode::usage,
+              "round: expected at least one step, sequence a step, check and held-out sequence, and finite "
+              "rates of at least 0");
 }
 
 calibrate::TokenBatch last_sequences(const calibrate::TokenBatch& batch, std::int64_t count) {
@@ -150,49 +137,106 @@ Result<double> divergence_behind(const model::Model& student, std::span<const Bl
   return sum / static_cast<double>(sequence);
 }
 
-using Tensors = std::map<std::string, std::vector<std::byte>>;
+/// What is learned, and from what; all borrowed.
+struct Job {
+  const model::Model& student;
+  const model::Model& reference;
+  const calibrate::TokenBatch& batch;
+  const RoundOptions& options;
+  const Progress& progress;
+};
 
-void note_tensors(const BlockRounding& block, Tensors& tensors) {
-  for (auto& [name, matrix] : block.encoded()) {
-    const auto weight = std::as_bytes(std::span(matrix.weight));
-    tensors[name + ".weight"].assign(weight.begin(), weight.end());
-    tensors[name + ".scales"] = matrix.scales;
-    tensors[name + ".biases"] = matrix.biases;
+/// Takes the sequences through all blocks. Those that the log has are as they were left; the others are
+/// refined. Divergence of what comes out.
+Result<double> learn_blocks(const Job& job, const std::vector<kernels::TopProbabilities>& targets,
+                            RoundLog& log) {
+  const auto& [student, reference, batch, options, progress] = job;
+  OPTIQ_TRY(auto streams, Streams::make(student, reference, batch, options));
+  const std::int64_t layers = student.config().layers;
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    const bool is_known = log.has(layer);
+    report_progress(progress, is_known ? "passing rounded blocks" : "learning to round",
+                    static_cast<double>(layer), static_cast<double>(layers));
+    OPTIQ_CHECK(streams.aim(reference, layer, options.compute));
+    OPTIQ_TRY(auto block, BlockRounding::make(student, reference, layer, options.most_bits, options.compute,
+                                              log.tensors()));
+    if (!block.is_empty() && !is_known) {
+      OPTIQ_TRY(const auto refined, refine_block(block, layer, streams, options));
+      OPTIQ_CHECK(log.add_block(refined, block.encoded()));
+    }
+    OPTIQ_CHECK(streams.advance(block));
   }
+  return divergence_behind(student, streams.held_out(), targets, options.compute);
+}
+
+Status learn(const Job& job, RoundLog& log) {
+  const RoundOptions& options = job.options;
+  const calibrate::TokenBatch held_out = last_sequences(job.batch, options.held_out_sequences);
+  OPTIQ_TRY(const auto targets,
+            reference_targets(job.reference, held_out, options.kept_tokens, options.compute, job.progress));
+  std::vector<Pairs> none;
+  OPTIQ_TRY(const double before, mean_divergence(Student(job.student, none, options.compute), held_out,
+                                                 targets, 0, held_out.sequences));
+  OPTIQ_TRY(const double after, learn_blocks(job, targets, log));
+  return log.finish(before, after);
 }
 
 }  // namespace
 
+std::string describe(const RoundOptions& options) {
+  return fmt::format("round 1 {} {} {} {} {} {} {} {} {}", options.most_bits, options.steps,
+                     options.batch_sequences, options.offset_rate, options.range_rate,
+                     options.held_out_sequences, options.checks, options.kept_tokens,
+                     static_cast<int>(options.compute));
+}
+
 Result<RoundResult> learn_rounding(const std::filesystem::path& folder, const model::Model& reference,
                                    const calibrate::TokenBatch& batch, const RoundOptions& options,
                                    const Progress& progress) {
+  OPTIQ_CHECK(check(options));
   OPTIQ_TRY(const auto student, model::Model::open(folder));
-  OPTIQ_CHECK(check(student, reference, batch, options));
-  const calibrate::TokenBatch held_out = last_sequences(batch, options.held_out_sequences);
-  OPTIQ_TRY(const auto targets,
-            reference_targets(reference, held_out, options.kept_tokens, options.compute, progress));
-  RoundResult result;
-  std::vector<Pairs> none;
-  OPTIQ_TRY(result.divergence_before, mean_divergence(Student(student, none, options.compute), held_out,
-                                                      targets, 0, held_out.sequences));
-  OPTIQ_TRY(auto streams, Streams::make(student, reference, batch, options));
-  Tensors tensors;
-  const std::int64_t layers = student.config().layers;
-  for (std::int64_t layer = 0; layer < layers; ++layer) {
-    report_progress(progress, "learning to round", static_cast<double>(layer), static_cast<double>(layers));
-    OPTIQ_CHECK(streams.aim(reference, layer, options.compute));
-    OPTIQ_TRY(auto block, BlockRounding::make(student, reference, layer, options.most_bits, options.compute));
-    if (!block.is_empty()) {
-      OPTIQ_TRY(const auto refined, refine_block(block, layer, streams, options));
-      result.blocks.push_back(refined);
-      note_tensors(block, tensors);
-    }
-    OPTIQ_CHECK(streams.advance(block));
+  OPTIQ_CHECK(check_fit("round", student, reference, batch, options.held_out_sequences));
+  OPTIQ_TRY(RoundLog log,
+            RoundLog::open(student, options.most_bits, work_identity(describe(options), reference, batch)));
+  if (!log.outcome()) {
+    const Status learned = learn({student, reference, batch, options, progress}, log);
+    if (!learned && log.blocks().empty()) OPTIQ_CHECK(log.remove());  // there is nothing to go on from
+    OPTIQ_CHECK(learned);
   }
-  OPTIQ_TRY(result.divergence_after,
-            divergence_behind(student, streams.held_out(), targets, options.compute));
-  result.is_kept = result.divergence_after < result.divergence_before;
-  if (result.is_kept) OPTIQ_CHECK(encode::replace_tensors(folder, tensors));
+  const RoundLog::Outcome outcome = *log.outcome();
+  const RoundResult result{log.blocks(), outcome.divergence_before, outcome.divergence_after,
+                           outcome.is_kept != 0, options.steps};
+  if (!log.is_applied()) OPTIQ_CHECK(encode::replace_tensors(folder, log.tensors()));
+  OPTIQ_CHECK(log.remove());
+  return result;
+}
+
+Json round_to_json(const RoundResult& result) {
+  Json blocks = Json::array();
+  for (const RoundResult::Block& block : result.blocks)
+    blocks.push_back({{"layer", block.layer}, {"error_before", block.before}, {"error_after", block.after}});
+  return {{"held_out_kl_before", result.divergence_before},
+          {"held_out_kl_after", result.divergence_after},
+          {"kept", result.is_kept},
+          {"steps_per_block", result.steps},
+          {"blocks", blocks}};
+}
+
+Result<RoundResult> round_from_json(const Json& json, const std::string& where) {
+  const JsonReader reader(json, where);
+  RoundResult result;
+  OPTIQ_TRY(result.divergence_before, reader.number("held_out_kl_before"));
+  OPTIQ_TRY(result.divergence_after, reader.number("held_out_kl_after"));
+  OPTIQ_TRY(result.is_kept, reader.boolean("kept"));
+  OPTIQ_TRY(result.steps, reader.integer("steps_per_block"));
+  OPTIQ_TRY(const Json* blocks, reader.array("blocks"));
+  for (const Json& entry : *blocks) {
+    const JsonReader block(entry, where + ": blocks");
+    OPTIQ_TRY(const std::int64_t layer, block.integer("layer"));
+    OPTIQ_TRY(const double before, block.number("error_before"));
+    OPTIQ_TRY(const double after, block.number("error_after"));
+    result.blocks.push_back({layer, before, after});
+  }
   return result;
 }
 

@@ -86,6 +86,22 @@ TEST_F(JournalTest, OtherWorkBeginsAnew) {
   EXPECT_TRUE(open().records().empty());
 }
 
+TEST_F(JournalTest, AReplacedLogHoldsOneRecordAndNothingElseLies) {
+  write({3, 40});
+  const Record state = test::random_bytes(random_, 50);
+  ASSERT_TRUE(Journal::replace(path_, "this work", state));
+  EXPECT_EQ(Journal::read(path_, "this work"), std::vector<Record>{state});
+  EXPECT_TRUE(Journal::read(path_, "other work").empty());
+  EXPECT_TRUE(Journal::read(folder_.path() / "none", "this work").empty());
+  Journal journal = open();
+  EXPECT_EQ(journal.take_records(), std::vector<Record>{state});
+  EXPECT_EQ(journal.size(), 1u);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_.path()), {}), 1);
+  std::filesystem::create_directory(folder_.path() / "taken");
+  std::filesystem::create_directory(folder_.path() / "taken" / "by a folder");
+  EXPECT_FALSE(Journal::replace(folder_.path() / "taken", "this work", state));
+}
+
 TEST_F(JournalTest, RemoveDeletesTheFile) {
   write({3});
   ASSERT_TRUE(open().remove());

@@ -10,6 +10,7 @@
 #include "support/quantized_model.h"
 #include "support/random_batch.h"
 #include "support/seed.h"
+#include "support/stops.h"
 #include "support/temporary_folder.h"
 
 namespace optiq::tune {
@@ -149,6 +150,96 @@ TEST_F(Distill, KeepsTheCheckpointWhereNothingIsBetter) {
   EXPECT_EQ(result->best, 0u);
   EXPECT_EQ(contents(), before);
   EXPECT_LT(result->steps, 24);  // it stopped early
+}
+
+/// A checkpoint that is distilled again and again.
+class DistillResumed : public Distill {
+ protected:
+  void SetUp() override {
+    Distill::SetUp();
+    options_.epochs = 4;
+    fs::copy(out_, start_, fs::copy_options::recursive);
+    whole_ = train(nullptr);
+    whole_contents_ = contents();
+    ASSERT_GT(whole_.best, 0u);
+    begin_anew();
+  }
+
+  void begin_anew() {
+    fs::remove_all(out_);
+    fs::copy(start_, out_, fs::copy_options::recursive);
+  }
+  DistillResult train(const Progress& progress) {
+    const auto result = distill(out_, reference_, batch_, options_, progress);
+    EXPECT_TRUE(result) << result.error().message;
+    return result ? *result : DistillResult();
+  }
+  void expect_whole(const DistillResult& result) {
+    EXPECT_EQ(distill_to_json(result), distill_to_json(whole_));
+    EXPECT_EQ(contents(), whole_contents_);
+    EXPECT_FALSE(fs::exists(state_));
+  }
+  bool stop_before(double step) {
+    return test::stop_where(
+        [&](std::string_view what, double done) { return what == "distilling" && done == step; },
+        [&](const Progress& progress) { train(progress); });
+  }
+
+  calibrate::TokenBatch batch_ = random_batch(random_, reference_, 16, 16);
+  fs::path start_ = folder_.path() / "start";
+  fs::path state_ = folder_.path() / ".out.distill.journal";
+  DistillResult whole_;
+  std::map<std::string, std::vector<std::byte>> whole_contents_;
+};
+
+TEST_F(DistillResumed, StoppedAnywhereItEndsInTheSameBytes) {
+  DistillResult result;
+  EXPECT_GT(
+      test::stop_again_and_again(random_, 8, [&](const Progress& progress) { result = train(progress); }), 3);
+  expect_whole(result);
+}
+
+TEST_F(DistillResumed, GoesOnFromTheLastCheck) {
+  ASSERT_TRUE(stop_before(9));  // 24 steps, a check every second one
+  double first = -1;
+  expect_whole(train([&](std::string_view what, double done, double) {
+    if (what == "distilling" && first < 0) first = done;
+  }));
+  EXPECT_EQ(first, 8);
+}
+
+/// A kill behind the swap of the folders, before the state is gone.
+TEST_F(DistillResumed, WhatWasSwappedInIsNotDistilledAgain) {
+  fs::rename(out_ / "optiq.json", folder_.path() / "optiq.json");  // the folder cannot be swapped
+  EXPECT_FALSE(distill(out_, reference_, batch_, options_, nullptr));
+  const fs::path kept = folder_.path() / "state";
+  fs::copy_file(state_, kept);
+  fs::rename(folder_.path() / "optiq.json", out_ / "optiq.json");
+  bool has_reported = false;
+  const Progress progress = [&](std::string_view, double, double) { has_reported = true; };
+  expect_whole(train(progress));
+  fs::copy_file(kept, state_);
+  expect_whole(train(progress));
+  EXPECT_FALSE(has_reported);
+}
+
+TEST_F(DistillResumed, OtherWorkBeginsAnew) {
+  ASSERT_TRUE(stop_before(9));
+  options_.learning_rate *= 1.25;
+  const DistillResult other = train(nullptr);
+  const auto other_contents = contents();
+  begin_anew();
+  EXPECT_EQ(distill_to_json(train(nullptr)), distill_to_json(other));
+  EXPECT_EQ(contents(), other_contents);
+}
+
+TEST_F(DistillResumed, TrustsNoDamagedState) {
+  ASSERT_TRUE(stop_before(9));
+  for (const std::string& version : test::damaged_journals(random_, state_)) {
+    begin_anew();
+    test::write_text(state_, version);
+    expect_whole(train(nullptr));
+  }
 }
 
 TEST_F(Distill, RefusesWhatCannotBe) {

@@ -40,8 +40,10 @@ class Refine : public testing::Test {
   Result<RefineResult> run(const profile::Sensitivity& sensitivity, std::vector<plan::Guard> guards,
                            int rounds = 2) {
     const auto budget = plan::size_budget(test::plan_of(reference_, {4, 32}, quant::Encoder::range).bytes);
-    return refine(reference_, sensitivity, budget, {}, {}, std::move(guards), held_out_, out_,
-                  {.rounds = rounds, .kept_tokens = 20, .compute = kernels::Compute::f32}, nullptr);
+    const plan::Rules rules;
+    const fs::path activations;
+    return refine({reference_, sensitivity, budget, rules, activations, guards, held_out_, out_},
+                  {.rounds = rounds, .kept_tokens = 20, .compute = kernels::Compute::f32}, progress_);
   }
 
   /// Mean KL of the checkpoint that lies in OUT, through its own forward pass, other tokens taken as one.
@@ -75,6 +77,7 @@ class Refine : public testing::Test {
   calibrate::TokenBatch held_out_ = test::random_batch(random_, reference_, 3, 20);
   test::TemporaryFolder folder_;
   fs::path out_ = folder_.path() / "out";
+  Progress progress_;
 };
 
 TEST_F(Refine, LeavesTheBestPlanInPlace) {

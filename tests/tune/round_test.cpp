@@ -12,6 +12,7 @@
 #include "support/model_folder.h"
 #include "support/random_batch.h"
 #include "support/seed.h"
+#include "support/stops.h"
 #include "support/temporary_folder.h"
 
 namespace optiq::tune {
@@ -121,6 +122,102 @@ TEST_F(RoundOnce, LeavesModulesOfMoreBitsAlone) {
   ASSERT_TRUE(result) << result.error().message;
   EXPECT_TRUE(result->blocks.empty());
   EXPECT_EQ(contents(out_), before);
+}
+
+/// A checkpoint whose rounding is learned again and again.
+class RoundResumed : public Round {
+ protected:
+  void SetUp() override {
+    Round::SetUp();
+    options_.steps = 20;
+    encode(quant::Encoder::rtn, {2, 32});
+    fs::copy(out_, start_, fs::copy_options::recursive);
+    whole_ = learn(nullptr);
+    whole_contents_ = contents(out_);
+    ASSERT_TRUE(whole_.is_kept);
+    begin_anew();
+  }
+
+  void begin_anew() {
+    fs::remove_all(out_);
+    fs::copy(start_, out_, fs::copy_options::recursive);
+  }
+  RoundResult learn(const Progress& progress) {
+    const auto result = learn_rounding(out_, reference_, batch_, options_, progress);
+    EXPECT_TRUE(result) << result.error().message;
+    return result ? *result : RoundResult();
+  }
+  void expect_whole(const RoundResult& result) {
+    EXPECT_EQ(round_to_json(result), round_to_json(whole_));
+    EXPECT_EQ(contents(out_), whole_contents_);
+    EXPECT_FALSE(fs::exists(journal_));
+  }
+  bool stop_before(std::string_view stage, double layer) {
+    return test::stop_where(
+        [&](std::string_view what, double done) { return what == stage && done == layer; },
+        [&](const Progress& progress) { learn(progress); });
+  }
+
+  calibrate::TokenBatch batch_ = random_batch(random_, reference_, 20, 24);
+  fs::path start_ = folder_.path() / "start";
+  fs::path journal_ = folder_.path() / ".out.round.journal";
+  RoundResult whole_;
+  Contents whole_contents_;
+};
+
+TEST_F(RoundResumed, StoppedAnywhereItEndsInTheSameBytes) {
+  RoundResult result;
+  EXPECT_GT(
+      test::stop_again_and_again(random_, 3, [&](const Progress& progress) { result = learn(progress); }), 3);
+  expect_whole(result);
+}
+
+TEST_F(RoundResumed, LearnsNoFinishedBlockAgain) {
+  const double last = static_cast<double>(reference_.config().layers) - 1;
+  ASSERT_GT(last, 0);
+  ASSERT_TRUE(stop_before("learning to round", last));
+  std::vector<double> learned;
+  expect_whole(learn([&](std::string_view what, double done, double) {
+    if (what == "learning to round") learned.push_back(done);
+  }));
+  EXPECT_EQ(learned, std::vector{last});
+}
+
+/// A kill behind the swap of the folders, before the journal is gone.
+TEST_F(RoundResumed, WhatWasSwappedInIsNotRoundedAgain) {
+  ASSERT_TRUE(stop_before("learning to round", 1));
+  const fs::path kept = folder_.path() / "journal";
+  fs::copy_file(journal_, kept);
+  // The journal as it is at the end: the work goes on in a folder that cannot be swapped.
+  fs::rename(out_ / "optiq.json", folder_.path() / "optiq.json");
+  EXPECT_FALSE(learn_rounding(out_, reference_, batch_, options_, nullptr));
+  fs::copy_file(journal_, kept, fs::copy_options::overwrite_existing);
+  fs::rename(folder_.path() / "optiq.json", out_ / "optiq.json");
+  bool has_reported = false;
+  const Progress progress = [&](std::string_view, double, double) { has_reported = true; };
+  expect_whole(learn(progress));
+  fs::copy_file(kept, journal_);
+  expect_whole(learn(progress));
+  EXPECT_FALSE(has_reported);
+}
+
+TEST_F(RoundResumed, OtherWorkBeginsAnew) {
+  ASSERT_TRUE(stop_before("learning to round", 1));
+  ++options_.steps;
+  const RoundResult other = learn(nullptr);
+  const Contents other_contents = contents(out_);
+  begin_anew();
+  EXPECT_EQ(round_to_json(learn(nullptr)), round_to_json(other));
+  EXPECT_EQ(contents(out_), other_contents);
+}
+
+TEST_F(RoundResumed, TrustsNoDamagedJournal) {
+  ASSERT_TRUE(stop_before("learning to round", 1));
+  for (const std::string& version : test::damaged_journals(random_, journal_)) {
+    begin_anew();
+    test::write_text(journal_, version);
+    expect_whole(learn(nullptr));
+  }
 }
 
 TEST_F(RoundOnce, RefusesWhatCannotBe) {

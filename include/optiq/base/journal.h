@@ -31,10 +31,22 @@ class Journal {
   /// Begins a new one, whatever lies there.
   static Result<Journal> begin(const std::filesystem::path& path, const std::string& identity);
 
+  /// The records of the log at `path`, the identity not counted; none where it is missing or of other work.
+  /// Changes nothing.
+  static std::vector<std::vector<std::byte>> read(const std::filesystem::path& path,
+                                                  const std::string& identity);
+
+  /// Puts a log of this one record in the place of what lies there, whole or not at all: for work whose
+  /// newest state makes those before it worthless.
+  static Status replace(const std::filesystem::path& path, const std::string& identity,
+                        std::span<const std::byte> payload);
+
   /// Records found at opening, the identity not counted.
   [[nodiscard]] const std::vector<std::vector<std::byte>>& records() const { return records_; }
+  /// The same, no longer kept here.
+  [[nodiscard]] std::vector<std::vector<std::byte>> take_records() { return std::move(records_); }
   /// How many records it holds now, the identity not counted.
-  [[nodiscard]] std::size_t size() const { return records_.size() + appended_; }
+  [[nodiscard]] std::size_t size() const { return found_ + appended_; }
   /// Appends one record and syncs it to the device.
   Status append(std::span<const std::byte> payload);
   /// Deletes the log: the work is done.
@@ -45,6 +57,7 @@ class Journal {
   std::filesystem::path path_;
   FileWriter file_;
   std::vector<std::vector<std::byte>> records_;
+  std::size_t found_ = 0;  ///< at opening
   std::size_t appended_ = 0;
 };
 

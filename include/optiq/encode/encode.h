@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -59,11 +60,13 @@ Status encode_checkpoint(const io::Checkpoint& source, const plan::Plan& plan, c
                          const std::filesystem::path& out, const EncodeOptions& options = {},
                          const Progress& progress = {});
 
-/// Writes the encoded checkpoint `folder` anew with other bytes for some of its tensors (by name, each as
-/// long as the old one); all else is carried over, and the folder is swapped whole. bad_input for a folder
+/// Tensor → bytes that someone else keeps.
+using TensorBytes = std::map<std::string, std::span<const std::byte>>;
+
+/// Writes the encoded checkpoint `folder` anew with other bytes for some of its tensors (each as long as the
+/// old one); all else is carried over, and the folder is swapped whole. bad_input for a folder
 /// that encode_checkpoint did not write; internal for a tensor that it lacks.
-Status replace_tensors(const std::filesystem::path& folder,
-                       const std::map<std::string, std::vector<std::byte>>& tensors);
+Status replace_tensors(const std::filesystem::path& folder, const TensorBytes& tensors);
 
 /// Whether encode_checkpoint could write `out`, asked before hours of work: bad_input where it is a file or a
 /// foreign folder, out_of_resources where nothing can be created beside it.

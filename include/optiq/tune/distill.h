@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "optiq/base/json.h"
 #include "optiq/base/progress.h"
 #include "optiq/calibrate/calibrate.h"
 #include "optiq/model/model.h"
@@ -30,14 +31,19 @@ struct DistillResult {
   std::size_t best = 0;          ///< the entry of held_out that was kept; 0: nothing changed
   std::int64_t steps = 0;
 };
+/// As `--json` shows it; read back, doubles are the same. bad_input for a member that is missing or no finite
+/// number.
+Json distill_to_json(const DistillResult& result);
+Result<DistillResult> distill_from_json(const Json& json, const std::string& where);
 
 /// Trains the checkpoint `folder` (that encode::encode_checkpoint wrote) and swaps it with the result, whole
 /// or not at all; where no check is better than the beginning it stays as it is. It ends early when three
-/// checks in a row were no better than the best. Memory: the reference's and the model's mapping, f32
-/// gradients and Adam's moments of all scales and biases, one sequence's hidden states and one block's
-/// activations, 8·kept_tokens bytes a calibration token. Cost: four forward passes a sequence and epoch.
-/// Errors: usage for options out of range, bad_input where the two models do not fit each other or there are
-/// too few sequences.
+/// checks in a row were no better than the best. At every check the state goes to a hidden file beside the
+/// folder, of 32 bytes a scale: after a kill the same call goes on from there, and gives the same bytes.
+/// Memory: the reference's and the model's mapping, f32 gradients and Adam's moments of all scales and
+/// biases, one sequence's hidden states and one block's activations, 8·kept_tokens bytes a calibration token.
+/// Cost: four forward passes a sequence and epoch. Errors: usage for options out of range, bad_input where
+/// the two models do not fit each other or there are too few sequences.
 Result<DistillResult> distill(const std::filesystem::path& folder, const model::Model& reference,
                               const calibrate::TokenBatch& batch, const DistillOptions& options,
                               const Progress& progress);

@@ -35,17 +35,25 @@ struct RefineResult {
   std::map<int, double> corrections;
 };
 
-/// Plans within `budget`, encodes into `out` and measures on `held_out` (tokens that the profile has not
-/// seen). Then, while the last plan was the best yet and `rounds` are left: measures the modules of each
-/// width alone, corrects (correct_widths) and does it again. `guards` are plans of no more bytes that the
-/// result must not be worse than, each carried out and measured too. What lies in `out` at the end is the
-/// best of all; it is there as soon as the first plan is encoded. Errors: those of make_plan and
+/// What plans are chosen and judged by; all borrowed.
+struct RefineJob {
+  const model::Model& reference;
+  const profile::Sensitivity& sensitivity;
+  const plan::Budget& budget;
+  const plan::Rules& rules;
+  const std::filesystem::path& activations;  ///< the profile's (encode::read_calibration)
+  const std::vector<plan::Guard>& guards;  ///< plans of no more bytes that the result must not be worse than
+  const calibrate::TokenBatch& held_out;   ///< tokens that the profile has not seen
+  const std::filesystem::path& out;
+};
+
+/// Plans within the budget, encodes into `out` and measures on the held-out tokens. Then, while the last plan
+/// was the best yet and `rounds` are left: measures the modules of each width alone, corrects
+/// (correct_widths) and does it again. Each guard is carried out and measured too. What lies in `out` at the
+/// end is the best of all; it is there as soon as the first plan is encoded. After a kill the same call
+/// encodes and measures no plan again, but may have to encode the best one. Errors: those of make_plan and
 /// encode_checkpoint; bad_input for held-out tokens outside the vocabulary.
-Result<RefineResult> refine(const model::Model& reference, const profile::Sensitivity& sensitivity,
-                            const plan::Budget& budget, const plan::Rules& rules,
-                            const std::filesystem::path& activations, std::vector<plan::Guard> guards,
-                            const calibrate::TokenBatch& held_out, const std::filesystem::path& out,
-                            const RefineOptions& options, const Progress& progress);
+Result<RefineResult> refine(const RefineJob& job, const RefineOptions& options, const Progress& progress);
 
 /// Costs and standard errors of the options of each width times its correction, projections times its root. A
 /// width without one takes that of the nearest width (of two, the smaller). At least one correction, all

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "optiq/base/json.h"
 #include "optiq/base/progress.h"
 #include "optiq/calibrate/calibrate.h"
 #include "optiq/model/model.h"
@@ -36,16 +37,22 @@ struct RoundResult {
   };
   std::vector<Block> blocks;                           ///< those with a module of few enough bits
   double divergence_before = 0, divergence_after = 0;  ///< KL a token on the held-out sequences
-  bool is_kept = false;  ///< whether the divergence fell: otherwise the checkpoint is as it was
+  bool is_kept = false;    ///< whether the divergence fell: otherwise the checkpoint is as it was
+  std::int64_t steps = 0;  ///< of each block
 };
+/// As `--json` shows it; read back, doubles are the same. bad_input for a member that is missing or no finite
+/// number.
+Json round_to_json(const RoundResult& result);
+Result<RoundResult> round_from_json(const Json& json, const std::string& where);
 
 /// Refines the checkpoint `folder` (that encode::encode_checkpoint wrote) and swaps it with the result, whole
 /// or not at all. A block keeps its best state by the held-out error; the whole is kept if the held-out
-/// divergence falls. Deterministic, whatever the number of threads. Memory: the hidden states of all
-/// sequences twice (f32), 16 bytes a weight and the gradients and activations of one block, and the tensors
-/// that change. Cost: some steps · batch_sequences / sequences · 3 + 2 forward passes over the batch. Errors:
-/// usage for options out of range, bad_input where the two models do not fit each other or there are too few
-/// sequences.
+/// divergence falls. Deterministic, whatever the number of threads. Every finished block goes to a journal,
+/// hidden beside the folder: after a kill the same call only passes the sequences through finished blocks
+/// (twice a block), and gives the same bytes. Memory: the hidden states of all sequences twice (f32), 16
+/// bytes a weight and the gradients and activations of one block, and the tensors that change. Cost: some
+/// steps · batch_sequences / sequences · 3 + 2 forward passes over the batch. Errors: usage for options out
+/// of range, bad_input where the two models do not fit each other or there are too few sequences.
 Result<RoundResult> learn_rounding(const std::filesystem::path& folder, const model::Model& reference,
                                    const calibrate::TokenBatch& batch, const RoundOptions& options,
                                    const Progress& progress);
