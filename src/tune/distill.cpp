@@ -12,6 +12,7 @@ namespace optiq::tune {
 namespace {
 
 Status check(const DistillOptions& options) {
+  OPTIQ_CHECK(check_most_bits("distill", options.most_bits));
   if (options.epochs >= 1 && options.batch_sequences >= 1 && options.checks >= 1 &&
       options.held_out_sequences >= 1 && options.learning_rate > 0 && std::isfinite(options.learning_rate))
     return {};
@@ -113,6 +114,7 @@ Result<DistillResult> distill(const std::filesystem::path& folder, const model::
                               const Progress& progress) {
   OPTIQ_CHECK(check(options));
   OPTIQ_TRY(const auto model, model::Model::open(folder));
+  OPTIQ_CHECK(encode::check_output(folder));
   OPTIQ_CHECK(check_fit("distill", model, reference, batch, options.held_out_sequences));
   StateFile file(model, work_identity(describe(options), reference, batch));
   auto training = std::make_unique<Distillation>(model, batch, options);

@@ -19,6 +19,7 @@ namespace {
 constexpr std::uint64_t kSeed = 0x726f756e64ull;
 
 Status check(const RoundOptions& options) {
+  OPTIQ_CHECK(check_most_bits("round", options.most_bits));
   const auto is_rate = [](double rate) { return rate >= 0 && std::isfinite(rate); };
   if (options.steps >= 1 && options.batch_sequences >= 1 && options.held_out_sequences >= 1 &&
       options.checks >= 1 && is_rate(options.offset_rate) && is_rate(options.range_rate))
@@ -195,6 +196,7 @@ Result<RoundResult> learn_rounding(const std::filesystem::path& folder, const mo
                                    const Progress& progress) {
   OPTIQ_CHECK(check(options));
   OPTIQ_TRY(const auto student, model::Model::open(folder));
+  OPTIQ_CHECK(encode::check_output(folder));
   OPTIQ_CHECK(check_fit("round", student, reference, batch, options.held_out_sequences));
   OPTIQ_TRY(RoundLog log,
             RoundLog::open(student, options.most_bits, work_identity(describe(options), reference, batch)));

@@ -41,6 +41,11 @@ std::string work_identity(std::string_view work, const model::Model& reference,
                      hashed(batch.ids));
 }
 
+Status check_most_bits(std::string_view work, int bits) {
+  if (bits >= 1 && bits <= 8) return {};
+  return fail(ErrorCode::usage, "{}: expected modules of at most 1 to 8 bits, got {}", work, bits);
+}
+
 Status check_fit(std::string_view work, const model::Model& student, const model::Model& reference,
                  const calibrate::TokenBatch& batch, std::int64_t held_out_sequences) {
   if (batch.sequences <= held_out_sequences) {

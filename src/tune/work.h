@@ -26,8 +26,10 @@ std::uint64_t content_fingerprint(const io::Checkpoint& checkpoint, const Tensor
 std::string work_identity(std::string_view work, const model::Model& reference,
                           const calibrate::TokenBatch& batch);
 
+/// usage unless it is the bits of a quantized weight. `work` begins the messages.
+Status check_most_bits(std::string_view work, int bits);
+
 /// bad_input where the two models do not fit each other or `batch` has too few sequences to hold some out.
-/// `work` begins the messages.
 Status check_fit(std::string_view work, const model::Model& student, const model::Model& reference,
                  const calibrate::TokenBatch& batch, std::int64_t held_out_sequences);
 

@@ -6,7 +6,7 @@ import subprocess
 import unittest
 
 from cli_support import (BAD_INPUT, BINARY, CALIBRATION, IMPOSSIBLE_BUDGET, OUT_OF_RESOURCES, USAGE, CliTest,
-                         read_safetensors, write_latency, write_safetensors)
+                         read_safetensors, write_latency, write_model, write_safetensors)
 
 SOME_TENSOR = "model.layers.1.mlp.up_proj.weight"
 
@@ -192,6 +192,57 @@ class BadModel(CliTest):
                 self.refuse(BAD_INPUT, SOME_TENSOR.removesuffix(".weight"), "encode", self.model, "plan.json", "out")
                 self.refuse(BAD_INPUT, SOME_TENSOR.removesuffix(".weight"), "profile", self.model, "-o", "s.json",
                             "--calibration", self.text, *CALIBRATION)
+
+
+class Tuning(CliTest):
+    """`round` and `distill` refuse what does not fit, and leave the checkpoint as it is."""
+
+    def setUp(self):
+        super().setUp()
+        self.succeed("profile", self.model, "-o", "s.json", "--calibration", self.text, "--sequences", "9", "--tokens", "16")
+        self.succeed("uniform", "s.json", "2x32", "-o", "plan.json")
+        self.succeed("encode", self.model, "plan.json", "out")
+
+    def refuse_both(self, code: int, mentions, model="out", reference=None, tokens="s.importance.safetensors"):
+        for verb in ("round", "distill"):
+            with self.subTest(verb=verb, mentions=mentions):
+                self.refuse(code, mentions, verb, model, "--reference", reference or self.model, "--calibration", tokens)
+
+    def test_options(self):
+        inputs = ("out", "--reference", self.model, "--calibration", "s.importance.safetensors")
+        for mentions, arguments in (
+                ("model", ("round",)), ("--reference", ("round", "out", "--calibration", "x")),
+                ("--calibration", ("distill", "out", "--reference", self.model)),
+                ("step", ("round", *inputs, "--steps", "0")), ("--steps", ("round", *inputs, "--steps", "few")),
+                ("rates", ("round", *inputs, "--offset-rate=-1")), ("rates", ("round", *inputs, "--range-rate", "nan")),
+                ("9", ("round", *inputs, "--most-bits", "9")), ("0", ("round", *inputs, "--most-bits", "0")),
+                ("epoch", ("distill", *inputs, "--epochs", "0")), ("--epochs", ("distill", *inputs, "--epochs", "1.5")),
+                ("learning rate", ("distill", *inputs, "--learning-rate", "0")),
+                ("learning rate", ("distill", *inputs, "--learning-rate", "inf")),
+                ("--learned-bits", ("quantize", self.model, "new", "--bpw", "6", "--learned-bits", "9")),
+                ("--learned-bits", ("quantize", self.model, "new", "--bpw", "6", "--learned-bits", "some")),
+                ("--learned-bits", ("quantize", self.model, "new", "--bpw", "6", "--learned-bits", "3", "--effort", "fast",
+                                    "--calibration", self.text, "--max-memory", "4GB"))):
+            with self.subTest(arguments=arguments):
+                self.refuse(USAGE, mentions, *arguments)
+
+    def test_models_that_do_not_fit(self):
+        self.refuse_both(BAD_INPUT, "nowhere", model="nowhere")
+        self.refuse_both(BAD_INPUT, "nowhere", reference="nowhere")
+        self.refuse_both(BAD_INPUT, "optiq.json", model=self.model)
+        other = write_model(self.folder / "other", "llama")
+        self.refuse_both(BAD_INPUT, "as the reference has", reference=other)
+        self.refuse(BAD_INPUT, "full-precision weights", "round", "out", "--reference", "out", "--calibration",
+                    "s.importance.safetensors")
+
+    def test_calibration_that_does_not_fit(self):
+        self.refuse_both(BAD_INPUT, "nowhere", tokens="nowhere")
+        self.refuse_both(BAD_INPUT, "text.txt", tokens="text.txt")
+        self.refuse_both(BAD_INPUT, "calibration.tokens", tokens="model/model.safetensors")
+        self.succeed("profile", self.model, "-o", "few.json", "--calibration", self.text, "--sequences", "8", "--tokens", "16")
+        self.refuse_both(BAD_INPUT, "more than 8", tokens="few.importance.safetensors")
+        self.refuse(BAD_INPUT, "more than 8", "quantize", self.model, "new", "--bpw", "6", "--learned-bits", "8",
+                    "--sensitivity", "few.json", "--calibration", self.text, "--sequences", "8", "--tokens", "16")
 
 
 class BadFiles(CliTest):

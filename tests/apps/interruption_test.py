@@ -65,6 +65,25 @@ class Killed(CliTest):
         self.assertEqual(self.debris(), [])
         self.assertFalse((self.folder / "out.baseline").exists())
 
+    def test_quantize_at_best(self):
+        """Plans, rounding and distillation go on, and the weights are those of a call that was never killed."""
+        calibration = ["--calibration", self.text, "--sequences", "12", "--tokens", "32"]
+        self.succeed("profile", self.model, "-o", "s.json", *calibration)
+        arguments = ["quantize", self.model, "out", "--bpw", "5", "--effort", "best", "--learned-bits", "8", "--sensitivity",
+                     "s.json", *calibration, "--eval-sequences", "2"]
+        whole = ["scratch" if word == "out" else word for word in arguments]
+        duration = self.time_of(*whole)
+        for _ in self.kill_at_moments(arguments, duration):
+            if self.out.exists():
+                self.succeed("verify", self.out)
+        found = self.succeed(*arguments)
+        expected = self.succeed(*whole)
+        for stage in ("candidates", "learned_rounding", "distillation"):
+            self.assertEqual(found[stage], expected[stage])
+        for name in ("model.safetensors", "config.json"):
+            self.assertEqual((self.out / name).read_bytes(), (self.folder / "scratch" / name).read_bytes())
+        self.assertEqual(self.debris(), [])
+
     def test_profile(self):
         """What was measured before the kill is not measured again, and the result is the same."""
         arguments = ["profile", self.model, "-o", "again.json", "--calibration", self.text, *CALIBRATION]

@@ -354,6 +354,69 @@ class Quantize(CliTest):
             self.assertIn(word, done.stdout)
 
 
+TUNE_CALIBRATION = ["--sequences", "12", "--tokens", "32"]  # eight of them are held out
+DISTILL_FIELDS = {"held_out_kl": list, "best": int, "steps": int}
+ROUND_FIELDS = {"held_out_kl_before": float, "held_out_kl_after": float, "steps_per_block": int, "blocks": list}
+
+
+class Tune(CliTest):
+    """Rounding, scales and biases of a tiny model at 2 bits, trained in place."""
+
+    def setUp(self):
+        super().setUp()
+        self.succeed("profile", self.model, "-o", "s.json", "--calibration", self.text, *TUNE_CALIBRATION)
+        self.succeed("uniform", "s.json", "2x32", "-o", "plan.json")
+        self.succeed("encode", self.model, "plan.json", "out")
+        self.inputs = ["--reference", self.model, "--calibration", "s.importance.safetensors"]
+
+    def tune(self, verb: str, *options) -> dict:
+        before = weight_file_bytes(self.folder / "out")
+        found = self.succeed(verb, "out", *self.inputs, *options)
+        self.assertEqual(found["model"], "out")
+        self.assertEqual(weight_file_bytes(self.folder / "out"), before)
+        self.succeed("verify", "out")
+        self.assertEqual([path.name for path in self.folder.glob(".*")], [])
+        return found
+
+    def test_round(self):
+        found = self.tune("round", "--steps", "20")
+        self.assert_fields(found, ROUND_FIELDS)
+        self.assertEqual(found["kept"], found["held_out_kl_after"] < found["held_out_kl_before"])
+        self.assertEqual(found["steps_per_block"], 20)
+        self.assertEqual([block["layer"] for block in found["blocks"]], [0, 1])
+        for block in found["blocks"]:
+            self.assertLessEqual(block["error_after"], block["error_before"])
+        self.assertEqual(self.tune("round", "--most-bits", "1")["blocks"], [])
+
+    def test_distill(self):
+        found = self.tune("distill", "--epochs", "3", "--learning-rate", "0.003")
+        self.assert_fields(found, DISTILL_FIELDS)
+        self.assertEqual(found["held_out_kl"][found["best"]], min(found["held_out_kl"]))
+        self.assertGreater(found["steps"], 0)
+
+    def test_for_people(self):
+        for verb, words in (("round", "rounding learned in 2 blocks, 25 steps each: held-out KL"),
+                            ("distill", "scales and biases distilled")):
+            done = self.run_optiq(verb, "out", *self.inputs, "--quiet")
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.assertIn(words, done.stdout)
+
+    def test_quantize_tells_what_it_trained(self):
+        arguments = ["quantize", self.model, "best", "--bpw", "5", "--sensitivity", "s.json", "--calibration", self.text,
+                     *TUNE_CALIBRATION, "--eval-sequences", "2"]
+        found = self.succeed(*arguments, "--effort", "best")
+        self.assert_fields(found["learned_rounding"], ROUND_FIELDS)
+        self.assert_fields(found["distillation"], DISTILL_FIELDS)
+        found = self.succeed(*arguments, "--learned-bits", "8")
+        self.assertEqual(len(found["learned_rounding"]["blocks"]), 2)
+        self.assertNotIn("distillation", found)
+        found = self.succeed(*arguments)
+        self.assertNotIn("learned_rounding", found)
+        done = self.run_optiq(*arguments, "--effort", "best", "--learned-bits", "4", "--quiet")
+        self.assertIn("rounding learned in", done.stdout)
+        self.assertIn("scales and biases distilled", done.stdout)
+
+
 class Compare(CliTest):
     def test_baselines_and_ours_at_their_bytes(self):
         profile = self.profile()

@@ -210,8 +210,10 @@ TEST_F(DistillResumed, GoesOnFromTheLastCheck) {
 
 /// A kill behind the swap of the folders, before the state is gone.
 TEST_F(DistillResumed, WhatWasSwappedInIsNotDistilledAgain) {
-  fs::rename(out_ / "optiq.json", folder_.path() / "optiq.json");  // the folder cannot be swapped
-  EXPECT_FALSE(distill(out_, reference_, batch_, options_, nullptr));
+  const Progress takes_away = [&](std::string_view what, double done, double) {
+    if (what == "distilling" && done == 0) fs::rename(out_ / "optiq.json", folder_.path() / "optiq.json");
+  };
+  EXPECT_FALSE(distill(out_, reference_, batch_, options_, takes_away));  // it cannot be swapped
   const fs::path kept = folder_.path() / "state";
   fs::copy_file(state_, kept);
   fs::rename(folder_.path() / "optiq.json", out_ / "optiq.json");
@@ -258,6 +260,10 @@ TEST_F(Distill, RefusesWhatCannotBe) {
   bad = options_;
   bad.kept_tokens = 0;
   expect_refused(out_, 12, bad, "kept token");
+  bad = options_;
+  bad.most_bits = 0;
+  expect_refused(out_, 12, bad, "1 to 8 bits, got 0");
+  expect_refused(test::golden_folder("llama"), 12, options_, "holds no optiq.json");
   const auto other = model::Model::open(test::golden_folder("qwen3")).value();
   if (other.config().vocabulary == reference_.config().vocabulary &&
       other.config().layers == reference_.config().layers)

@@ -6,6 +6,7 @@
 #include "support/arrays.h"
 #include "support/contains.h"
 #include "support/golden_plan.h"
+#include "support/golden_sensitivity.h"
 #include "support/model_folder.h"
 #include "support/random_batch.h"
 #include "support/seed.h"
@@ -19,22 +20,8 @@ namespace mx = model::mx;
 
 class Refine : public testing::Test {
  protected:
-  /// A sensitivity file by `mse`: cost(module index, bits).
   profile::Sensitivity sensitivity(const std::function<double(std::size_t, int)>& cost) const {
-    const plan::Plan plan = test::plan_of(reference_, {4, 32}, quant::Encoder::range);
-    profile::Sensitivity result;
-    result.model = plan.model;
-    result.fixed = plan.fixed;
-    result.estimator = profile::Estimator::mse;
-    result.encoder = quant::Encoder::range;
-    result.calibration = {"self", 8, 16, 0, 0};
-    for (std::size_t i = 0; i < plan.modules.size(); ++i) {
-      const auto& m = plan.modules[i];
-      profile::ModuleSensitivity module{m.name, m.out_features, m.in_features, m.layer, {}};
-      for (const int bits : {2, 4, 8}) module.options.push_back({{bits, 32}, cost(i, bits), 0, {}});
-      result.modules.push_back(std::move(module));
-    }
-    return result;
+    return test::sensitivity_of(reference_, cost);
   }
 
   Result<RefineResult> run(const profile::Sensitivity& sensitivity, std::vector<plan::Guard> guards,
@@ -43,7 +30,7 @@ class Refine : public testing::Test {
     const plan::Rules rules;
     const fs::path activations;
     return refine({reference_, sensitivity, budget, rules, activations, guards, held_out_, out_},
-                  {.rounds = rounds, .kept_tokens = 20, .compute = kernels::Compute::f32}, progress_);
+                  {.rounds = rounds, .kept_tokens = 20, .compute = kernels::Compute::f32}, nullptr);
   }
 
   /// Mean KL of the checkpoint that lies in OUT, through its own forward pass, other tokens taken as one.
@@ -77,7 +64,6 @@ class Refine : public testing::Test {
   calibrate::TokenBatch held_out_ = test::random_batch(random_, reference_, 3, 20);
   test::TemporaryFolder folder_;
   fs::path out_ = folder_.path() / "out";
-  Progress progress_;
 };
 
 TEST_F(Refine, LeavesTheBestPlanInPlace) {

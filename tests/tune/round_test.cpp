@@ -185,13 +185,13 @@ TEST_F(RoundResumed, LearnsNoFinishedBlockAgain) {
 
 /// A kill behind the swap of the folders, before the journal is gone.
 TEST_F(RoundResumed, WhatWasSwappedInIsNotRoundedAgain) {
-  ASSERT_TRUE(stop_before("learning to round", 1));
   const fs::path kept = folder_.path() / "journal";
+  const Progress takes_away = [&](std::string_view what, double done, double) {
+    if (what == "learning to round" && done == 1)
+      fs::rename(out_ / "optiq.json", folder_.path() / "optiq.json");
+  };
+  EXPECT_FALSE(learn_rounding(out_, reference_, batch_, options_, takes_away));  // it cannot be swapped
   fs::copy_file(journal_, kept);
-  // The journal as it is at the end: the work goes on in a folder that cannot be swapped.
-  fs::rename(out_ / "optiq.json", folder_.path() / "optiq.json");
-  EXPECT_FALSE(learn_rounding(out_, reference_, batch_, options_, nullptr));
-  fs::copy_file(journal_, kept, fs::copy_options::overwrite_existing);
   fs::rename(folder_.path() / "optiq.json", out_ / "optiq.json");
   bool has_reported = false;
   const Progress progress = [&](std::string_view, double, double) { has_reported = true; };
@@ -237,6 +237,10 @@ TEST_F(RoundOnce, RefusesWhatCannotBe) {
   bad = options_;
   bad.offset_rate = NAN;
   expect_refused(out_, 12, bad, "finite rates");
+  bad = options_;
+  bad.most_bits = 16;
+  expect_refused(out_, 12, bad, "1 to 8 bits, got 16");
+  expect_refused(test::golden_folder("llama"), 12, options_, "holds no optiq.json");
   const auto mistaken = learn_rounding(out_, model::Model::open(out_).value(),
                                        random_batch(random_, reference_, 12, 8), options_, nullptr);
   ASSERT_FALSE(mistaken);
