@@ -27,6 +27,15 @@ struct Arguments {
   MemoryArguments memory;
 };
 
+/// The recipe as the library takes it.
+tune::CarryOutOptions carry_out_options(const tune::Recipe& recipe) {
+  tune::CarryOutOptions options;
+  options.refine.rounds = recipe.refine_rounds;
+  if (recipe.learned_bits > 0) options.round.emplace().most_bits = recipe.learned_bits;
+  if (recipe.distill_epochs > 0) options.distill.emplace().epochs = recipe.distill_epochs;
+  return options;
+}
+
 /// What a limit of memory rules out, asked before hours of work.
 Status check_bounded(const Arguments& args, const tune::Recipe& recipe) {
   if (!args.memory.max_memory) return {};
@@ -112,15 +121,6 @@ Result<compare::FoldChoice> choose_folds(const Job& job) {
   OPTIQ_TRY(const plan::Plan plan, plan::make_plan(job.sensitivity, job.budget, job.rules));
   return compare::choose_folds(plan, job.model, job.activations, job.texts.chosen, fold_options(job, plan),
                                hidden_folder_beside(job.args.out), job.console.progress());
-}
-
-/// The recipe as the library takes it.
-tune::CarryOutOptions carry_out_options(const tune::Recipe& recipe) {
-  tune::CarryOutOptions options;
-  options.refine.rounds = recipe.refine_rounds;
-  if (recipe.learned_bits > 0) options.round.emplace().most_bits = recipe.learned_bits;
-  if (recipe.distill_epochs > 0) options.distill.emplace().epochs = recipe.distill_epochs;
-  return options;
 }
 
 /// The plan carried out in OUT, corrected and tuned as the recipe says, from the weights of `source`.
@@ -243,6 +243,7 @@ Status report_result(const Job& job, const tune::CarriedOut& done, const compare
 
 Status quantize(const Arguments& args, const tune::Recipe& recipe, Console& console) {
   OPTIQ_CHECK(check_bounded(args, recipe));
+  OPTIQ_CHECK(tune::check_stages(carry_out_options(recipe), recipe.sequences));
   OPTIQ_CHECK(encode::check_output(args.out));
   OPTIQ_TRY(const auto memory, memory_limit(args.memory, args.out));
   OPTIQ_TRY(const auto model, model::Model::open(args.model, args.memory.access()));

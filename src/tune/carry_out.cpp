@@ -63,6 +63,13 @@ Result<CarriedOut> carry_out(const RefineJob& job, const CarryOutOptions& option
   return done;
 }
 
+Status check_stages(const CarryOutOptions& options, std::int64_t sequences) {
+  if (options.round) OPTIQ_CHECK(check_sequences("round", sequences, options.round->held_out_sequences));
+  if (options.distill)
+    OPTIQ_CHECK(check_sequences("distill", sequences, options.distill->held_out_sequences));
+  return {};
+}
+
 Status forget_work(const std::filesystem::path& out) {
   std::error_code error;
   std::filesystem::remove(log_path(out), error);

@@ -46,12 +46,15 @@ Status check_most_bits(std::string_view work, int bits) {
   return fail(ErrorCode::usage, "{}: expected modules of at most 1 to 8 bits, got {}", work, bits);
 }
 
+Status check_sequences(std::string_view work, std::int64_t sequences, std::int64_t held_out_sequences) {
+  if (sequences > held_out_sequences) return {};
+  return fail(ErrorCode::bad_input, "{}: expected more than {} calibration sequences, got {}", work,
+              held_out_sequences, sequences);
+}
+
 Status check_fit(std::string_view work, const model::Model& student, const model::Model& reference,
                  const calibrate::TokenBatch& batch, std::int64_t held_out_sequences) {
-  if (batch.sequences <= held_out_sequences) {
-    return fail(ErrorCode::bad_input, "{}: expected more than {} calibration sequences, got {}", work,
-                held_out_sequences, batch.sequences);
-  }
+  OPTIQ_CHECK(check_sequences(work, batch.sequences, held_out_sequences));
   const auto& mine = student.config();
   const auto& theirs = reference.config();
   if (mine.vocabulary == theirs.vocabulary && mine.layers == theirs.layers && mine.hidden == theirs.hidden)

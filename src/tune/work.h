@@ -29,6 +29,9 @@ std::string work_identity(std::string_view work, const model::Model& reference,
 /// usage unless it is the bits of a quantized weight. `work` begins the messages.
 Status check_most_bits(std::string_view work, int bits);
 
+/// bad_input where there are too few calibration sequences to hold some out.
+Status check_sequences(std::string_view work, std::int64_t sequences, std::int64_t held_out_sequences);
+
 /// bad_input where the two models do not fit each other or `batch` has too few sequences to hold some out.
 Status check_fit(std::string_view work, const model::Model& student, const model::Model& reference,
                  const calibrate::TokenBatch& batch, std::int64_t held_out_sequences);

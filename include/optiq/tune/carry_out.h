@@ -27,6 +27,10 @@ struct CarriedOut {
 /// that was never killed. What was done is remembered in a hidden file beside `out`, until forget_work.
 Result<CarriedOut> carry_out(const RefineJob& job, const CarryOutOptions& options, const Progress& progress);
 
+/// Whether so many calibration sequences will do for the stages that are wanted, asked before hours of work;
+/// bad_input where they are too few.
+Status check_stages(const CarryOutOptions& options, std::int64_t sequences);
+
 /// Deletes what carry_out remembers of `out`, once nothing that follows it can be killed any more.
 Status forget_work(const std::filesystem::path& out);
 
