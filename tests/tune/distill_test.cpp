@@ -185,7 +185,7 @@ class DistillResumed : public Distill {
         [&](const Progress& progress) { train(progress); });
   }
 
-  calibrate::TokenBatch batch_ = random_batch(random_, reference_, 16, 16);
+  calibrate::TokenBatch batch_ = random_batch(random_, reference_, 28, 24);
   fs::path start_ = folder_.path() / "start";
   fs::path state_ = folder_.path() / ".out.distill.journal";
   DistillResult whole_;
@@ -200,12 +200,14 @@ TEST_F(DistillResumed, StoppedAnywhereItEndsInTheSameBytes) {
 }
 
 TEST_F(DistillResumed, GoesOnFromTheLastCheck) {
-  ASSERT_TRUE(stop_before(9));  // 24 steps, a check every second one
+  // A check every fourth step, the last of which ended it.
+  const auto last_step = static_cast<double>(whole_.steps) - 1;
+  ASSERT_TRUE(stop_before(last_step));
   double first = -1;
   expect_whole(train([&](std::string_view what, double done, double) {
     if (what == "distilling" && first < 0) first = done;
   }));
-  EXPECT_EQ(first, 8);
+  EXPECT_EQ(first, last_step - 3);
 }
 
 /// A kill behind the swap of the folders, before the state is gone.
@@ -226,7 +228,7 @@ TEST_F(DistillResumed, WhatWasSwappedInIsNotDistilledAgain) {
 }
 
 TEST_F(DistillResumed, OtherWorkBeginsAnew) {
-  ASSERT_TRUE(stop_before(9));
+  ASSERT_TRUE(stop_before(5));
   options_.learning_rate *= 1.25;
   const DistillResult other = train(nullptr);
   const auto other_contents = contents();
@@ -236,7 +238,7 @@ TEST_F(DistillResumed, OtherWorkBeginsAnew) {
 }
 
 TEST_F(DistillResumed, TrustsNoDamagedState) {
-  ASSERT_TRUE(stop_before(9));
+  ASSERT_TRUE(stop_before(5));
   for (const std::string& version : test::damaged_journals(random_, state_)) {
     begin_anew();
     test::write_text(state_, version);
