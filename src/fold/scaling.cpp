@@ -139,7 +139,7 @@ class Scaling {
       OPTIQ_TRY(mx::array weight, block.get(reader + ".weight"));
       readers.weights.push_back(std::move(weight));
     }
-    const std::vector<float> of_rows = pooled(profile::channel_energies(*readers.gram), group.shared, width);
+    const std::vector<float> of_rows = pooled(readers.gram->diagonal(), group.shared, width);
     readers.energies = spread(of_rows, group.shared, width);
     OPTIQ_TRY(const DType dtype, dtype_of(block, group.readers.front() + ".weight"));
     OPTIQ_TRY(const std::vector<float> factors, search_factors(readers, options_, dtype));
@@ -178,7 +178,7 @@ Result<double> loss_of(const Readers& readers, std::span<const float> factors, c
   if (options.encoder == quant::Encoder::gptq) {
     OPTIQ_TRY(gram, scaled_gram(*readers.gram, factors));
   }
-  std::vector<float> importance = profile::channel_energies(*readers.gram);
+  std::vector<float> importance = readers.gram->diagonal();
   for (std::size_t i = 0; i < importance.size(); ++i) importance[i] /= factors[i] * factors[i];
   double loss = 0;
   for (const mx::array& weight : readers.weights) {

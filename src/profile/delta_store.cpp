@@ -3,8 +3,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <numeric>
 
 #include "optiq/base/half.h"
 #include "optiq/base/scratch_file.h"
@@ -50,6 +52,13 @@ void write_delta(const quant::MatrixView& original, const quant::QuantizedMatrix
 }
 
 }  // namespace
+
+std::vector<std::size_t> Subject::by_group_size() const {
+  std::vector<std::size_t> order(formats.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::stable_sort(order, {}, [&](std::size_t option) { return formats[option].group_size; });
+  return order;
+}
 
 std::vector<Subject> subjects_of(const model::Model& model, const std::vector<quant::Format>& formats) {
   std::vector<Subject> subjects;

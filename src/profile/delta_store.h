@@ -16,6 +16,8 @@ struct Subject {
   std::vector<quant::Format> formats;
 
   [[nodiscard]] std::int64_t elements() const { return shape.out_features * shape.in_features; }
+  /// The options, those of one group size behind those of another: the order to encode them in (quant::Gram).
+  [[nodiscard]] std::vector<std::size_t> by_group_size() const;
 };
 
 /// Which of `formats` each module of the model can have (a group must divide a row), in the model's order.

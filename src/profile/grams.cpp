@@ -103,13 +103,6 @@ std::uint64_t gram_walk_bytes(const model::Model& model, std::int64_t tokens, bo
   return model::pass_bytes(model, tokens, sequences_together(tokens)) + sums + 4 * widest + (replaces ? block : 0);
 }
 
-std::vector<float> channel_energies(const quant::Gram& gram) {
-  const auto size = static_cast<std::size_t>(gram.in_features());
-  std::vector<float> energies(size);
-  for (std::size_t i = 0; i < size; ++i) energies[i] = gram.moments()[i * size + i];
-  return energies;
-}
-
 Error describe_non_finite(const model::Model& model) {
   const std::string folder = model.checkpoint().folder().string();
   for (const model::ModuleShape& module : model.modules()) {

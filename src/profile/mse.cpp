@@ -65,14 +65,16 @@ class MseStage {
     OPTIQ_TRY(const auto whole, energy(shape, [&](std::int64_t begin, std::int64_t end) {
                 return weight_rows(matrix, begin, end);
               }));
-    for (const quant::Format format : subject.formats) {
-      OPTIQ_TRY(const auto encoded,
-                quant::encode(options_.encoder, matrix, format, tensor.dtype, known, shape.name));
+    const std::size_t first = record.errors.size();
+    record.errors.resize(first + subject.formats.size() * pieces_);
+    for (const std::size_t option : subject.by_group_size()) {
+      OPTIQ_TRY(const auto encoded, quant::encode(options_.encoder, matrix, subject.formats[option], tensor.dtype,
+                                                  known, shape.name));
       OPTIQ_TRY(const auto error, energy(shape, [&](std::int64_t begin, std::int64_t end) {
                   return change_rows(matrix, encoded, begin, end);
                 }));
       for (std::size_t i = 0; i < pieces_; ++i)
-        record.errors.push_back(static_cast<float>(whole[i] > 0 ? error[i] / whole[i] : 0));
+        record.errors[first + option * pieces_ + i] = static_cast<float>(whole[i] > 0 ? error[i] / whole[i] : 0);
     }
     tensor.file.release(tensor.bytes);
     return {};

@@ -33,7 +33,7 @@ Status encode_by_grams(const model::Model& model, const calibrate::TokenBatch& b
                        const std::vector<Subject>& subjects, const Options& options, Prepared& prepared,
                        const Progress& progress) {
   const auto visit = [&](std::int64_t layer, const Grams& grams) -> Result<Replacements> {
-    for (const auto& [module, gram] : grams) prepared.importance[module] = channel_energies(*gram);
+    for (const auto& [module, gram] : grams) prepared.importance[module] = gram->diagonal();
     for (std::size_t i = 0; i < subjects.size(); ++i) {
       if (subjects[i].shape.layer != layer) continue;
       const auto found = grams.find(subjects[i].shape.name);

@@ -43,31 +43,44 @@ std::vector<std::int32_t> order_of(const std::vector<double>& diagonal, std::siz
   return order;
 }
 
-std::vector<double> diagonal_of(const std::vector<float>& matrix, std::size_t size) {
-  std::vector<double> diagonal(size);
-  for (std::size_t i = 0; i < size; ++i) diagonal[i] = matrix[i * size + i];
-  return diagonal;
-}
-
 /// The unit of damping. Inputs that are always zero leave nothing to weigh: then all weights count alike.
 double mean_of(const std::vector<double>& diagonal) {
   const double sum = std::accumulate(diagonal.begin(), diagonal.end(), 0.0);
   return sum > 0 ? sum / static_cast<double>(diagonal.size()) : 1.0;
 }
 
-/// The matrix in `order`, with `addend` on its diagonal.
-std::vector<float> damped(const std::vector<float>& matrix, const std::vector<std::int32_t>& order,
-                          double addend) {
-  const std::size_t size = order.size();
-  std::vector<float> result(size * size);
+/// Takes row and column source[i] of a square matrix to place i, in place.
+void reorder(std::vector<float>& matrix, const std::vector<std::int32_t>& source) {
+  const std::size_t size = source.size();
   parallel_for(size, 16, [&](std::size_t from, std::size_t to) {
+    std::vector<float> row(size);
     for (std::size_t i = from; i < to; ++i) {
-      const float* row = matrix.data() + static_cast<std::size_t>(order[i]) * size;
-      for (std::size_t k = 0; k < size; ++k) result[i * size + k] = row[order[k]];
-      result[i * size + i] = static_cast<float>(result[i * size + i] + addend);
+      float* values = matrix.data() + i * size;
+      for (std::size_t k = 0; k < size; ++k) row[k] = values[source[k]];
+      std::copy(row.begin(), row.end(), values);
     }
   });
-  return result;
+  const auto row_at = [&](std::size_t i) { return matrix.begin() + static_cast<std::ptrdiff_t>(i * size); };
+  std::vector<bool> done(size, false);
+  std::vector<float> first(size);
+  for (std::size_t begin = 0; begin < size; ++begin) {  // rows along the cycles of the permutation
+    std::copy_n(row_at(begin), done[begin] ? 0 : size, first.begin());
+    for (std::size_t i = begin; !done[i];) {
+      const auto next = static_cast<std::size_t>(source[i]);
+      std::copy_n(next == begin ? first.begin() : row_at(next), size, row_at(i));
+      done[i] = true;
+      i = next;
+    }
+  }
+}
+
+/// Puts the diagonal in the factor's order, with `addend`.
+void damp(GramFactor& factor, const std::vector<float>& diagonal, double addend) {
+  const std::size_t size = factor.order.size();
+  for (std::size_t i = 0; i < size; ++i) {
+    const float value = diagonal[static_cast<std::size_t>(factor.order[i])];
+    factor.moments[i * (size + 1)] = static_cast<float>(value + addend);
+  }
 }
 
 std::vector<float> reversed(const std::vector<float>& matrix, std::size_t size) {
@@ -143,23 +156,33 @@ class Cholesky {
   std::vector<float> transposed_;
 };
 
-/// U and D from L of the reversed matrix: U[i][k] = L[n−1−i][n−1−k] / L[n−1−k][n−1−k].
-void take_factor(const std::vector<float>& lower, GramFactor& factor) {
+/// U and D from L of the reversed matrix, in its memory: U[i][k] = L[n−1−i][n−1−k] / L[n−1−k][n−1−k].
+void take_factor(std::vector<float> lower, GramFactor& factor) {
   const std::size_t size = factor.order.size();
-  factor.upper.assign(size * size, 0.0f);
+  std::ranges::reverse(lower);
+  std::vector<float> roots(size);
   factor.conditional.resize(size);
   for (std::size_t k = 0; k < size; ++k) {
-    const float root = lower[(size - 1 - k) * size + size - 1 - k];
-    factor.conditional[k] = root * root;
+    roots[k] = lower[k * size + k];
+    factor.conditional[k] = roots[k] * roots[k];
   }
   parallel_for(size, 16, [&](std::size_t from, std::size_t to) {
     for (std::size_t i = from; i < to; ++i) {
-      for (std::size_t k = i; k < size; ++k) {
-        const std::size_t column = size - 1 - k;
-        factor.upper[i * size + k] = lower[(size - 1 - i) * size + column] / lower[column * size + column];
-      }
+      float* row = lower.data() + i * size;
+      std::fill(row, row + i, 0.0f);
+      for (std::size_t k = i; k < size; ++k) row[k] /= roots[k];
     }
   });
+  factor.upper = std::move(lower);
+}
+
+/// For each place in `wanted` the place in `present` of the same input.
+std::vector<std::int32_t> places(const std::vector<std::int32_t>& wanted, const std::vector<std::int32_t>& present) {
+  std::vector<std::int32_t> place(present.size()), result;
+  for (std::size_t i = 0; i < present.size(); ++i)
+    place[static_cast<std::size_t>(present[i])] = static_cast<std::int32_t>(i);
+  for (const std::int32_t input : wanted) result.push_back(place[static_cast<std::size_t>(input)]);
+  return result;
 }
 
 }  // namespace
@@ -181,22 +204,41 @@ Result<Gram> Gram::make(std::vector<float> moments, std::int64_t in_features, st
   return Gram(std::move(moments), in_features);
 }
 
+Gram::Gram(std::vector<float> moments, std::int64_t in_features) : diagonal_(static_cast<std::size_t>(in_features)) {
+  for (std::size_t i = 0; i < diagonal_.size(); ++i) diagonal_[i] = moments[i * (diagonal_.size() + 1)];
+  factor_.order.resize(diagonal_.size());
+  std::iota(factor_.order.begin(), factor_.order.end(), 0);
+  factor_.moments = std::move(moments);
+}
+
 const GramFactor& Gram::factor(int group_size) const {
-  auto& slot = factors_[group_size];
-  if (slot) return *slot;
-  const std::vector<double> diagonal = diagonal_of(moments_, static_cast<std::size_t>(in_features_));
-  auto made = std::make_shared<GramFactor>();
-  made->order = order_of(diagonal, static_cast<std::size_t>(group_size));
-  made->damping = kFirstDamping;
+  if (group_size == group_size_) return factor_;
+  const std::vector<double> diagonal(diagonal_.begin(), diagonal_.end());
+  std::vector<std::int32_t> order = order_of(diagonal, static_cast<std::size_t>(group_size));
+  factor_.upper = {};  // before the next one is made
+  reorder(factor_.moments, places(order, factor_.order));
+  factor_.order = std::move(order);
+  factor_.damping = kFirstDamping;
   std::optional<std::vector<float>> lower;
   while (!lower) {
-    made->moments = damped(moments_, made->order, made->damping * mean_of(diagonal));
-    lower = Cholesky(reversed(made->moments, diagonal.size())).factor();
-    if (!lower) made->damping *= 10;
+    damp(factor_, diagonal_, factor_.damping * mean_of(diagonal));
+    lower = Cholesky(reversed(factor_.moments, diagonal.size())).factor();
+    if (!lower) factor_.damping *= 10;
   }
-  take_factor(*lower, *made);
-  slot = std::move(made);
-  return *slot;
+  take_factor(std::move(*lower), factor_);
+  group_size_ = group_size;
+  return factor_;
+}
+
+std::vector<float> Gram::moments() const {
+  const std::size_t size = diagonal_.size();
+  std::vector<std::int32_t> by_input(size);
+  std::iota(by_input.begin(), by_input.end(), 0);
+  by_input = places(by_input, factor_.order);
+  std::vector<float> moments = factor_.moments;
+  reorder(moments, by_input);
+  for (std::size_t i = 0; i < size; ++i) moments[i * (size + 1)] = diagonal_[i];
+  return moments;
 }
 
 }  // namespace optiq::quant

@@ -310,6 +310,10 @@ TEST_P(Estimators, ImportanceIsTheMeanSquareOfEachInput) {
   EXPECT_EQ(importance.contains("model.embed_tokens"), tiny.model.config().tied_embeddings);
 }
 
+Doubles doubles_of(const std::vector<float>& values) {
+  return {values.begin(), values.end()};
+}
+
 /// Mean of x·xᵀ in double.
 Doubles mean_gram(const Doubles& rows, std::size_t width) {
   Doubles gram(width * width, 0.0);
@@ -340,7 +344,7 @@ TEST_P(Estimators, GramsAreTheMeanProductsOfTheInputs) {
     for (const auto& [module, gram] : grams) {
       const auto width = static_cast<std::size_t>(gram->in_features());
       const Doubles reference = mean_gram(expected.at(module), width);
-      EXPECT_TRUE(test::close(Doubles(gram->moments().begin(), gram->moments().end()), reference,
+      EXPECT_TRUE(test::close(doubles_of(gram->moments()), reference,
                               1e-5 * test::largest(reference)))
           << module;
       expected.erase(module);
@@ -393,7 +397,7 @@ TEST_P(Estimators, ReplacementsReachTheBlocksBehind) {
     if (layer == 0) return replaced;
     for (const auto& [module, gram] : grams) {
       const Doubles reference = mean_gram(expected.at(module), static_cast<std::size_t>(gram->in_features()));
-      EXPECT_TRUE(test::close(Doubles(gram->moments().begin(), gram->moments().end()), reference,
+      EXPECT_TRUE(test::close(doubles_of(gram->moments()), reference,
                               1e-4 * test::largest(reference)))
           << module;
     }

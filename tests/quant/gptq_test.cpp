@@ -128,6 +128,24 @@ TEST(Gram, TheOrderKeepsGroupsTogetherAndFallsInImportance) {
   }
 }
 
+/// H goes from one order into another in place: nothing is lost on the way.
+TEST(Gram, FactorsDependOnTheGroupSizeAloneAndLeaveTheMoments) {
+  Random random(test::seed());
+  const std::vector<float> moments = random_moments(random, 256);
+  const Gram gram = make_gram(moments);
+  for (const int group_size : {64, 32, 128, 128, 64}) {
+    SCOPED_TRACE(group_size);
+    const Gram fresh = make_gram(moments);
+    const GramFactor &expected = fresh.factor(group_size), &found = gram.factor(group_size);
+    EXPECT_EQ(found.order, expected.order);
+    EXPECT_EQ(found.moments, expected.moments);
+    EXPECT_EQ(found.upper, expected.upper);
+    EXPECT_EQ(found.conditional, expected.conditional);
+    EXPECT_EQ(gram.moments(), moments);
+    for (std::size_t i = 0; i < 256; ++i) EXPECT_EQ(gram.diagonal()[i], moments[i * 257]);
+  }
+}
+
 TEST(Gram, SingularMomentsAreDampedUntilTheyCanBeFactored) {
   const Gram zero = make_gram(std::vector<float>(64 * 64, 0.0f));
   EXPECT_GT(zero.factor(32).conditional[63], 0);

@@ -47,7 +47,4 @@ std::uint64_t gram_walk_bytes(const model::Model& model, std::int64_t tokens, bo
 /// Why activations are not finite: bad_input naming the first weight that is not, or else the model's folder.
 Error describe_non_finite(const model::Model& model);
 
-/// The diagonal: mean squared activation of each input channel.
-std::vector<float> channel_energies(const quant::Gram& gram);
-
 }  // namespace optiq::profile

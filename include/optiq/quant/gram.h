@@ -3,8 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
-#include <memory>
 #include <string_view>
 #include <vector>
 
@@ -23,8 +21,9 @@ struct GramFactor {
   double damping = 0;
 };
 
-/// Factors are made when they are first asked for, one for each group size; not safe for use by several
-/// threads.
+/// The factor of the group size that was asked for last is kept, and takes H itself into its order: two [in, in] matrices
+/// in all. So whoever encodes by several sizes takes the formats of one after those of another. Not safe for use by
+/// several threads.
 class Gram {
  public:
   /// `moments`: H, symmetric, row-major [in_features, in_features], f32. bad_input (naming `module`) where
@@ -32,20 +31,23 @@ class Gram {
   /// negative.
   static Result<Gram> make(std::vector<float> moments, std::int64_t in_features, std::string_view module);
 
-  /// `group_size` divides in_features. Damping starts at 0.01 and grows tenfold while the matrix is not
-  /// positive definite in f32. Memory: 8·in² bytes. Cost: in³/3 multiplications, threaded.
+  /// `group_size` divides in_features. Valid until another size is asked for. Damping starts at 0.01 and grows
+  /// tenfold while the matrix is not positive definite in f32. Memory: 4·in² bytes more. Cost: in³/3
+  /// multiplications, threaded; nothing for the size that was asked for last.
   const GramFactor& factor(int group_size) const;
 
-  [[nodiscard]] std::int64_t in_features() const { return in_features_; }
-  [[nodiscard]] const std::vector<float>& moments() const { return moments_; }
+  [[nodiscard]] std::int64_t in_features() const { return static_cast<std::int64_t>(diagonal_.size()); }
+  /// H's diagonal: the mean square of each input.
+  [[nodiscard]] const std::vector<float>& diagonal() const { return diagonal_; }
+  /// A copy of H.
+  [[nodiscard]] std::vector<float> moments() const;
 
  private:
-  Gram(std::vector<float> moments, std::int64_t in_features)
-      : moments_(std::move(moments)), in_features_(in_features) {}
+  Gram(std::vector<float> moments, std::int64_t in_features);
 
-  std::vector<float> moments_;
-  std::int64_t in_features_;
-  mutable std::map<int, std::shared_ptr<const GramFactor>> factors_;
+  std::vector<float> diagonal_;
+  mutable int group_size_ = 0;  ///< 0: nothing was factored yet; the order is the file's, and nothing is damped
+  mutable GramFactor factor_;
 };
 
 }  // namespace optiq::quant
