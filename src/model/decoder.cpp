@@ -9,21 +9,28 @@
 namespace optiq::model {
 namespace {
 
-const mx::array* replacement(const Pass& pass, const std::string& module) {
-  if (pass.weights == nullptr) return nullptr;
-  const auto found = pass.weights->find(module);
-  return found == pass.weights->end() ? nullptr : &found->second;
+using ByModule = std::unordered_map<std::string, mx::array>;
+
+const mx::array* find(const ByModule* arrays, const std::string& module) {
+  if (arrays == nullptr) return nullptr;
+  const auto found = arrays->find(module);
+  return found == arrays->end() ? nullptr : &found->second;
 }
 
-mx::array apply(const Module& module, const mx::array& x, const Pass& pass) {
-  if (pass.tap) pass.tap(module.name, x);
-  if (const mx::array* weight = replacement(pass, module.name)) {
+mx::array product(const Module& module, const mx::array& x, const Pass& pass) {
+  if (const mx::array* weight = find(pass.weights, module.name)) {
     return kernels::linear(x, *weight, module.bias, pass.compute);
   }
   if (const auto* quantized = std::get_if<kernels::QuantizedWeight>(&module.weight)) {
     return kernels::quantized_linear(x, *quantized, module.bias, pass.compute);
   }
   return kernels::linear(x, std::get<mx::array>(module.weight), module.bias, pass.compute);
+}
+
+mx::array apply(const Module& module, const mx::array& x, const Pass& pass) {
+  if (pass.tap) pass.tap(module.name, x);
+  const mx::array* shift = find(pass.shifts, module.name);
+  return shift == nullptr ? product(module, x, pass) : product(module, x, pass) + *shift;
 }
 
 /// The outputs of several modules over one input, or the parts (`sizes` wide) of a single fused one.
@@ -91,7 +98,7 @@ mx::array embed(const Decoder& decoder, const mx::array& tokens, const Pass& pas
   }
   const Module& table = decoder.weights.embeddings;
   const auto* quantized = std::get_if<kernels::QuantizedWeight>(&table.weight);
-  const mx::array* weight = replacement(pass, table.name);
+  const mx::array* weight = find(pass.weights, table.name);
   if (weight == nullptr && quantized == nullptr) weight = &std::get<mx::array>(table.weight);
   mx::array rows = weight != nullptr ? kernels::embedding(tokens, *weight)
                                      : kernels::quantized_embedding(tokens, *quantized);

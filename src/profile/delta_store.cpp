@@ -94,13 +94,21 @@ Result<DeltaStore> DeltaStore::create(const std::vector<Subject>& subjects, cons
   return store;
 }
 
+const std::uint16_t* DeltaStore::values(std::size_t subject, std::size_t option) const {
+  return memory_.get() + offsets_[subject] + option * static_cast<std::size_t>(subjects_[subject].elements());
+}
+
 void DeltaStore::release(std::size_t subject, std::size_t option) const {
+  release(subject, option, 0, subjects_[subject].shape.out_features);
+}
+
+void DeltaStore::release(std::size_t subject, std::size_t option, std::int64_t begin, std::int64_t end) const {
   if (!is_on_disk_) return;
   const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto elements = static_cast<std::size_t>(subjects_[subject].elements());
-  const auto begin = reinterpret_cast<std::uintptr_t>(memory_.get() + offsets_[subject] + option * elements);
-  const std::uintptr_t first = begin / page * page;
-  ::madvise(reinterpret_cast<void*>(first), begin + elements * sizeof(std::uint16_t) - first, MADV_DONTNEED);
+  const auto* first = values(subject, option) + begin * subjects_[subject].shape.in_features;
+  const auto* last = values(subject, option) + end * subjects_[subject].shape.in_features;
+  const std::uintptr_t from = reinterpret_cast<std::uintptr_t>(first) / page * page;
+  ::madvise(reinterpret_cast<void*>(from), reinterpret_cast<std::uintptr_t>(last) - from, MADV_DONTNEED);
 }
 
 Status DeltaStore::fill(std::size_t subject, const model::Model& model, quant::Encoder encoder,
@@ -108,30 +116,21 @@ Status DeltaStore::fill(std::size_t subject, const model::Model& model, quant::E
   const auto& [shape, formats] = subjects_[subject];
   OPTIQ_TRY(const io::TensorView tensor, model.checkpoint().require(shape.name + ".weight"));
   const quant::MatrixView matrix{shape.out_features, shape.in_features, tensor.dtype, tensor.bytes};
-  std::size_t offset = offsets_[subject];
-  std::size_t option = 0;
-  for (const quant::Format format : formats) {
-    OPTIQ_TRY(const auto quantized, quant::encode(encoder, matrix, format, tensor.dtype, inputs, shape.name));
-    write_delta(matrix, quantized, memory_.get() + offset);
-    release(subject, option++);
-    offset += static_cast<std::size_t>(subjects_[subject].elements());
+  for (const std::size_t option : subjects_[subject].by_group_size()) {
+    OPTIQ_TRY(const auto quantized,
+              quant::encode(encoder, matrix, formats[option], tensor.dtype, inputs, shape.name));
+    const std::size_t elements = static_cast<std::size_t>(subjects_[subject].elements());
+    write_delta(matrix, quantized, memory_.get() + offsets_[subject] + option * elements);
+    release(subject, option);
   }
   tensor.file.release(tensor.bytes);
   return {};
 }
 
-mx::array DeltaStore::deltas(std::size_t subject) const {
-  const int options = static_cast<int>(subjects_[subject].formats.size());
-  const int elements = static_cast<int>(subjects_[subject].elements());
-  return mx::array(memory_.get() + offsets_[subject], {options, elements}, mx::bfloat16,
-                   [keep = memory_](void*) {});
-}
-
 mx::array DeltaStore::delta(std::size_t subject, std::size_t option) const {
   const Subject& what = subjects_[subject];
-  const std::size_t offset = offsets_[subject] + option * static_cast<std::size_t>(what.elements());
   const mx::Shape shape{static_cast<int>(what.shape.out_features), static_cast<int>(what.shape.in_features)};
-  return mx::array(memory_.get() + offset, shape, mx::bfloat16, [keep = memory_](void*) {});
+  return mx::array(const_cast<std::uint16_t*>(values(subject, option)), shape, mx::bfloat16, [keep = memory_](void*) {});
 }
 
 }  // namespace optiq::profile

@@ -1,4 +1,4 @@
-// ΔW of every option of every module: what the estimators read once a sequence.
+// ΔW of every option of several modules.
 #pragma once
 
 #include <memory>
@@ -37,15 +37,17 @@ class DeltaStore {
   Status fill(std::size_t subject, const model::Model& model, quant::Encoder encoder,
               const quant::Inputs& inputs);
 
-  /// All options of a module: bf16 [options, out·in]. No copy; valid while an evaluation of it runs and this
-  /// store lives.
-  [[nodiscard]] model::mx::array deltas(std::size_t subject) const;
-  /// One option: bf16 [out, in].
+  /// One option, bf16 [out, in]; valid while this store lives.
+  [[nodiscard]] const std::uint16_t* values(std::size_t subject, std::size_t option) const;
+  /// The same as an array. No copy; valid while an evaluation of it runs and this store lives.
   [[nodiscard]] model::mx::array delta(std::size_t subject, std::size_t option) const;
 
+  [[nodiscard]] const std::vector<Subject>& subjects() const { return subjects_; }
   [[nodiscard]] bool is_on_disk() const { return is_on_disk_; }
-  /// Gives one option's pages back until they are read again, where they lie on disk.
+  /// Gives the pages of an option, or of its rows [begin, end), back until they are read again, where they lie on
+  /// disk.
   void release(std::size_t subject, std::size_t option) const;
+  void release(std::size_t subject, std::size_t option, std::int64_t begin, std::int64_t end) const;
 
  private:
   std::shared_ptr<std::uint16_t> memory_;

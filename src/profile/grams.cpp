@@ -17,6 +17,21 @@ std::int64_t sequences_together(std::int64_t tokens) {
   return std::max<std::int64_t>(1, kTokensAtOnce / tokens);
 }
 
+/// The Grams of a block: one in front of the attention, of its output, of the MLP, and of the down projection.
+std::uint64_t sum_bytes(const model::Model& model) {
+  const model::ModelConfig& config = model.config();
+  const auto square = [](std::int64_t width) { return static_cast<std::uint64_t>(width * width) * sizeof(float); };
+  return 2 * square(config.hidden) + square(config.heads * config.head_dim) + square(config.intermediate);
+}
+
+std::uint64_t widest_bytes(const model::Model& model) {
+  std::int64_t widest = 0;
+  for (const model::ModuleShape& module : model.modules()) {
+    if (module.layer == 0) widest = std::max(widest, module.in_features);
+  }
+  return static_cast<std::uint64_t>(widest * widest) * sizeof(float);
+}
+
 class GramWalk {
  public:
   GramWalk(const WalkSetting& setting, const WalkOptions& options, Walk walk, const GramVisitor& visitor,
@@ -91,16 +106,27 @@ Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch,
 }
 
 std::uint64_t gram_walk_bytes(const model::Model& model, std::int64_t tokens, bool replaces) {
-  std::uint64_t widest = 0, sums = 0, block = 0;
+  std::uint64_t block = 0, largest = 0;
   for (const model::ModuleShape& module : model.modules()) {
-    if (module.layer != 0) continue;
-    const auto gram = static_cast<std::uint64_t>(module.in_features * module.in_features) * sizeof(float);
-    widest = std::max(widest, gram);
-    block += static_cast<std::uint64_t>(module.out_features * module.in_features) * sizeof(float);
-    sums += gram;
+    const auto weights = static_cast<std::uint64_t>(module.out_features * module.in_features);
+    largest = std::max(largest, weights);
+    if (module.layer == 0) block += weights * sizeof(float);
   }
-  // Of the widest: its factor of one group size, and what making it takes (quant::Gram::factor).
-  return model::pass_bytes(model, tokens, sequences_together(tokens)) + sums + 4 * widest + (replaces ? block : 0);
+  const std::uint64_t replaced = replaces ? block : 0;
+  const std::int64_t together = sequences_together(tokens);
+  // The weight in the file's dtype, and the most that an option takes packed.
+  const std::uint64_t encoding = kProcessBytes + largest * sizeof(float) + factor_bytes(model) + replaced;
+  return std::max({gram_bytes(model, tokens, together), encoding,
+                   model::pass_bytes(model, tokens, together) + replaced});
+}
+
+std::uint64_t gram_bytes(const model::Model& model, std::int64_t tokens, std::int64_t together) {
+  // A Gram, and its sum.
+  return model::pass_bytes(model, tokens, together) + sum_bytes(model) + widest_bytes(model);
+}
+
+std::uint64_t factor_bytes(const model::Model& model) {
+  return 2 * sum_bytes(model);
 }
 
 Error describe_non_finite(const model::Model& model) {

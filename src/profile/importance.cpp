@@ -4,42 +4,20 @@
 #include <cstring>
 
 #include "optiq/io/safetensors.h"
+#include "channel_energies.h"
 #include "walk.h"
 
 namespace optiq::profile {
-namespace {
 
 namespace mx = model::mx;
-
-/// Σ over tokens of x² for each channel: [tokens, in] → [in].
-mx::array channel_energy(const mx::array& input) {
-  const int channels = input.shape(-1);
-  return mx::sum(mx::square(mx::reshape(input, {-1, channels})), 0);
-}
-
-void add_to(std::vector<double>& sums, const mx::array& energy) {
-  sums.resize(energy.size());
-  const float* values = energy.data<float>();
-  for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += static_cast<double>(values[i]);
-}
-
-}  // namespace
-
 Result<Importance> measure_importance(const model::Model& model, const calibrate::TokenBatch& batch,
                                       kernels::Compute compute, const MemoryLimit& memory,
                                       const Progress& progress) {
-  std::map<std::string, std::vector<double>> sums;
-  std::vector<std::pair<std::string, mx::array>> energies;
+  ChannelEnergies energies;
   double done = 0;
-  const Watch watch{[&](const std::string& module, const mx::array& input) {
-                      energies.emplace_back(module, channel_energy(input));
-                    },
+  const Watch watch{[&](const std::string& module, const mx::array& input) { energies.add(module, input); },
                     [&]() -> Status {
-                      std::vector<mx::array> wanted;
-                      for (const auto& [module, energy] : energies) wanted.push_back(energy);
-                      OPTIQ_CHECK(model::evaluate(wanted));
-                      for (const auto& [module, energy] : energies) add_to(sums[module], energy);
-                      energies.clear();
+                      OPTIQ_CHECK(energies.evaluate());
                       const auto stages = static_cast<double>(model.config().layers + 1);
                       report_progress(progress, "measuring activations", ++done,
                                       stages * static_cast<double>(batch.sequences));
@@ -49,12 +27,7 @@ Result<Importance> measure_importance(const model::Model& model, const calibrate
   for (std::int64_t layer = 0; layer < model.config().layers; ++layer)
     OPTIQ_CHECK(walk.advance(layer, &watch, nullptr));
   OPTIQ_CHECK(walk.watch(model::kOutsideBlocks, watch));
-  Importance importance;
-  const auto tokens = static_cast<double>(batch.sequences * batch.tokens);
-  for (const auto& [module, sum] : sums) {
-    for (const double value : sum) importance[module].push_back(static_cast<float>(value / tokens));
-  }
-  return importance;
+  return energies.means(batch.sequences * batch.tokens);
 }
 
 std::filesystem::path importance_path(const std::filesystem::path& sensitivity) {

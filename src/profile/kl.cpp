@@ -1,4 +1,5 @@
-#include "estimators.h"
+#include "kl.h"
+
 #include "optiq/base/statistics.h"
 
 namespace optiq::profile {
@@ -22,6 +23,20 @@ Result<mx::array> changed_logits(const Workbench& bench, const mx::array& tokens
   return mx::reshape(logits, {-1, logits.shape(-1)});
 }
 
+/// The hidden states in front of each block, and behind the last: [1, T, hidden] each.
+Result<model::Activations> hidden_states(const Workbench& bench, const mx::array& tokens) {
+  const model::Pass pass{.compute = bench.options.compute};
+  const std::int64_t layers = bench.model.config().layers;
+  model::Activations hidden(static_cast<std::size_t>(layers + 1));
+  mx::array last = bench.model.embed(tokens, pass);
+  OPTIQ_CHECK(hidden.put(0, last));
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    last = bench.model.block(layer, last, pass);
+    OPTIQ_CHECK(hidden.put(static_cast<std::size_t>(layer + 1), last));
+  }
+  return hidden;
+}
+
 Result<double> mean_of(mx::array values) {
   OPTIQ_CHECK(model::evaluate({values}));
   const std::vector<double> samples(values.data<float>(), values.data<float>() + values.size());
@@ -30,7 +45,7 @@ Result<double> mean_of(mx::array values) {
 
 }  // namespace
 
-Result<std::vector<Sample>> kl_samples(const Workbench& bench, std::int64_t sequence) {
+Result<Sample> kl_sample(const Workbench& bench, std::int64_t sequence) {
   const mx::array tokens = bench.batch.array(sequence);
   OPTIQ_TRY(const auto hidden, hidden_states(bench, tokens));
   OPTIQ_TRY(const mx::array last, hidden.get(hidden.count() - 1));
@@ -49,7 +64,7 @@ Result<std::vector<Sample>> kl_samples(const Workbench& bench, std::int64_t sequ
       sample.push_back(static_cast<float>(kl));
     }
   }
-  return std::vector<Sample>{std::move(sample)};
+  return sample;
 }
 
 }  // namespace optiq::profile

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "gram_sums.h"
 #include "optiq/base/threads.h"
@@ -32,13 +31,6 @@ mx::array filled(std::int64_t begin, std::int64_t end, std::int64_t width,
   return rows;
 }
 
-/// What one stage gives: its modules' importance and, of each subject in order, of each option, of each piece,
-/// the relative error.
-struct StageRecord {
-  std::map<std::string, std::vector<float>> importance;
-  std::vector<float> errors;
-};
-
 class MseStage {
  public:
   MseStage(const model::Model& model, const Options& options, const StageInputs& inputs,
@@ -65,8 +57,8 @@ class MseStage {
     OPTIQ_TRY(const auto whole, energy(shape, [&](std::int64_t begin, std::int64_t end) {
                 return weight_rows(matrix, begin, end);
               }));
-    const std::size_t first = record.errors.size();
-    record.errors.resize(first + subject.formats.size() * pieces_);
+    const std::size_t first = record.values.size();
+    record.values.resize(first + subject.formats.size() * pieces_);
     for (const std::size_t option : subject.by_group_size()) {
       OPTIQ_TRY(const auto encoded, quant::encode(options_.encoder, matrix, subject.formats[option], tensor.dtype,
                                                   known, shape.name));
@@ -74,7 +66,7 @@ class MseStage {
                   return change_rows(matrix, encoded, begin, end);
                 }));
       for (std::size_t i = 0; i < pieces_; ++i)
-        record.errors[first + option * pieces_ + i] = static_cast<float>(whole[i] > 0 ? error[i] / whole[i] : 0);
+        record.values[first + option * pieces_ + i] = static_cast<float>(whole[i] > 0 ? error[i] / whole[i] : 0);
     }
     tensor.file.release(tensor.bytes);
     return {};
@@ -125,84 +117,24 @@ class MseStage {
   std::size_t pieces_;
 };
 
-template <class T>
-void append(std::vector<std::byte>& bytes, std::span<const T> values) {
-  const auto raw = std::as_bytes(values);
-  bytes.insert(bytes.end(), raw.begin(), raw.end());
-}
-
-std::vector<const Subject*> subjects_of_stage(const std::vector<Subject>& subjects, std::int64_t layer) {
-  std::vector<const Subject*> found;
-  for (const Subject& subject : subjects) {
-    if (subject.shape.layer == layer) found.push_back(&subject);
-  }
-  return found;
-}
-
-/// Of each subject: the length of its importance and that; at last the errors.
-std::vector<std::byte> to_bytes(const StageRecord& record, const std::vector<const Subject*>& subjects) {
-  std::vector<std::byte> bytes;
-  for (const Subject* subject : subjects) {
-    const auto found = record.importance.find(subject->shape.name);
-    const std::uint64_t length = found == record.importance.end() ? 0 : found->second.size();
-    append(bytes, std::span(&length, 1));
-    if (length > 0) append(bytes, std::span<const float>(found->second));
-  }
-  append(bytes, std::span<const float>(record.errors));
-  return bytes;
-}
-
-StageRecord from_bytes(std::span<const std::byte> bytes, const std::vector<const Subject*>& subjects) {
-  StageRecord record;
-  const auto floats = [&](std::uint64_t count) {
-    std::vector<float> values(count);
-    std::memcpy(values.data(), bytes.data(), count * sizeof(float));
-    bytes = bytes.subspan(count * sizeof(float));
-    return values;
-  };
-  for (const Subject* subject : subjects) {
-    std::uint64_t length = 0;
-    std::memcpy(&length, bytes.data(), sizeof length);
-    bytes = bytes.subspan(sizeof length);
-    if (length > 0) record.importance[subject->shape.name] = floats(length);
-  }
-  record.errors = floats(bytes.size() / sizeof(float));
-  return record;
-}
-
-/// Puts a stage's numbers where a profile wants them: samples [piece][option of every module].
-void place(const StageRecord& record, const std::vector<Subject>& subjects, std::int64_t layer,
-           MseResult& result) {
-  for (const auto& [module, energies] : record.importance) result.importance[module] = energies;
-  std::size_t option = 0, error = 0;
-  for (const Subject& subject : subjects) {
-    for (std::size_t i = 0; i < subject.formats.size(); ++i, ++option) {
-      if (subject.shape.layer != layer) continue;
-      for (auto& sample : result.samples) sample[option] = record.errors[error++];
-    }
-  }
-}
-
 }  // namespace
 
-Result<MseResult> measure_mse(const model::Model& model, const calibrate::TokenBatch& batch,
+Result<Measured> measure_mse(const model::Model& model, const calibrate::TokenBatch& batch,
                               const std::vector<Subject>& subjects, const Options& options, Pieces pieces,
                               Journal& journal, std::size_t records_before, const Progress& progress) {
   const bool needs_grams = options.encoder == quant::Encoder::gptq;
   const std::uint64_t least = mse_bytes(model, batch.tokens, options);
   OPTIQ_TRY(Walk walk, Walk::begin({model, batch, options.compute, options.memory, least}));
-  std::size_t columns = 0;
-  for (const Subject& subject : subjects) columns += subject.formats.size();
-  MseResult result{{static_cast<std::size_t>(pieces.count()), std::vector<float>(columns, 0.0f)}, {}};
+  Measured result = nothing_measured(static_cast<std::size_t>(pieces.count()), subjects);
   std::size_t next_record = records_before;
   for (std::int64_t stage = 0; stage <= model.config().layers; ++stage) {
     const bool is_head = stage == model.config().layers;
     const std::int64_t layer = is_head ? model::kOutsideBlocks : stage;
-    const auto own = subjects_of_stage(subjects, layer);
+    const std::vector<std::size_t> own = subjects_of_stage(subjects, layer);
     report_progress(progress, "profiling (mse)", static_cast<double>(stage),
                     static_cast<double>(model.config().layers + 1));
     if (next_record < journal.records().size()) {
-      place(from_bytes(journal.records()[next_record++], own), subjects, layer, result);
+      add_stage(stage_record(journal.records()[next_record++], subjects, own), subjects, own, result);
       if (!is_head) OPTIQ_CHECK(walk.advance(layer, nullptr, nullptr));
       continue;
     }
@@ -222,9 +154,9 @@ Result<MseResult> measure_mse(const model::Model& model, const calibrate::TokenB
     const model::StageWeights weights(model, layer, std::nullopt);
     StageRecord record;
     const MseStage pricing(model, options, inputs, *grams, pieces);
-    for (const Subject* subject : own) OPTIQ_CHECK(pricing.price(*subject, record));
-    OPTIQ_CHECK(journal.append(to_bytes(record, own)));
-    place(record, subjects, layer, result);
+    for (const std::size_t subject : own) OPTIQ_CHECK(pricing.price(subjects[subject], record));
+    OPTIQ_CHECK(journal.append(to_bytes(record, subjects, own)));
+    add_stage(record, subjects, own, result);
   }
   return result;
 }
@@ -242,7 +174,7 @@ std::uint64_t mse_bytes(const model::Model& model, std::int64_t tokens, const Op
   const std::uint64_t rows =
       4 * std::min(largest, static_cast<std::uint64_t>(kRowsElements)) * sizeof(float);
   const std::uint64_t in_block = options.encoder == quant::Encoder::gptq
-                                     ? gram_walk_bytes(model, tokens, false)
+                                     ? gram_bytes(model, tokens, 1) + factor_bytes(model) + gram
                                      : model::pass_bytes(model, tokens) + 2 * gram;
   return std::max(in_block, kProcessBytes + outside) + rows;
 }

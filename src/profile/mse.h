@@ -1,23 +1,18 @@
 // The estimator `mse`, stage by stage: nothing of a block is kept when the next one is measured.
 #pragma once
 
-#include "delta_store.h"
 #include "optiq/base/journal.h"
 #include "optiq/profile/profile.h"
 #include "stage_inputs.h"
+#include "stage_record.h"
 
 namespace optiq::profile {
-
-struct MseResult {
-  std::vector<std::vector<float>> samples;  ///< of each piece, of every (module, option) in order
-  Importance importance;
-};
 
 /// ‖ΔW·x‖² / ‖W·x‖² over the inputs x of each piece, for every option, encoded by options.encoder. A module
 /// that is only looked up (an untied embedding) counts with x of equal weights. Every finished stage is a
 /// record of `journal`, behind its first `records_before`; the stages that it holds are only passed through.
 /// Memory: mse_bytes, and the hidden states and one block's inputs, which go to disk where they do not fit.
-Result<MseResult> measure_mse(const model::Model& model, const calibrate::TokenBatch& batch,
+Result<Measured> measure_mse(const model::Model& model, const calibrate::TokenBatch& batch,
                               const std::vector<Subject>& subjects, const Options& options, Pieces pieces,
                               Journal& journal, std::size_t records_before, const Progress& progress);
 

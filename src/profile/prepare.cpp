@@ -1,18 +1,11 @@
 #include "prepare.h"
 
-#include <algorithm>
-#include <cmath>
-
+#include "channel_energies.h"
+#include "optiq/model/stream.h"
 #include "optiq/profile/grams.h"
 
 namespace optiq::profile {
 namespace {
-
-bool is_finite(const Importance& importance) {
-  return std::ranges::all_of(importance, [](const auto& entry) {
-    return std::ranges::all_of(entry.second, [](float value) { return std::isfinite(value); });
-  });
-}
 
 /// Encodes by what is known of each input channel.
 Status encode_by_importance(const model::Model& model, const std::vector<Subject>& subjects,
@@ -49,9 +42,9 @@ Status encode_by_grams(const model::Model& model, const calibrate::TokenBatch& b
 
 Result<Prepared> prepare(const model::Model& model, const calibrate::TokenBatch& batch,
                          const std::vector<Subject>& subjects, const Options& options,
-                         std::uint64_t least_bytes, const Progress& progress) {
+                         const Progress& progress) {
   Prepared prepared;
-  OPTIQ_TRY(prepared.deltas, DeltaStore::create(subjects, options.memory, least_bytes));
+  OPTIQ_TRY(prepared.deltas, DeltaStore::create(subjects, options.memory, model::pass_bytes(model, batch.tokens)));
   if (options.encoder == quant::Encoder::gptq) {
     OPTIQ_CHECK(encode_by_grams(model, batch, subjects, options, prepared, progress));
     return prepared;

@@ -5,7 +5,8 @@
 #include <cstring>
 #include <limits>
 
-#include "estimators.h"
+#include "fisher.h"
+#include "kl.h"
 #include "optiq/base/journal.h"
 #include "optiq/base/statistics.h"
 #include "mse.h"
@@ -35,7 +36,7 @@ struct Job {
 /// Everything that a finished piece depends on. Work is continued only where all of it is the same.
 std::string work_identity(const model::Model& model, const calibrate::Source& source,
                           const Options& options) {
-  std::string text = fmt::format("optiq profile 2\n{} {} {} {} {}\n", estimator_name(options.estimator),
+  std::string text = fmt::format("optiq profile 3\n{} {} {} {} {}\n", estimator_name(options.estimator),
                                  quant::encoder_name(options.encoder), options.label_draws,
                                  static_cast<int>(options.compute), kernels::cpu_isa());
   for (const quant::Format format : options.formats) text += quant::to_string(format) + " ";
@@ -77,34 +78,18 @@ Result<calibrate::TokenBatch> calibration_tokens(Journal& journal, const model::
   return batch;
 }
 
-Result<std::vector<Sample>> samples_of(const Workbench& bench, std::int64_t sequence) {
-  return bench.options.estimator == Estimator::kl ? kl_samples(bench, sequence)
-                                                  : fisher_samples(bench, sequence);
-}
-
-/// The samples of all sequences: those of the journal, then the missing ones, each recorded when it is done.
+/// The samples of `kl` of all sequences: those of the journal, then the missing ones, each recorded when it is done.
 Result<std::vector<Sample>> collect_samples(const Workbench& bench, Journal& journal,
                                             const Progress& progress) {
-  std::size_t options = 0;
-  for (const Subject& subject : bench.subjects) options += subject.formats.size();
   std::vector<Sample> samples;
-  const auto split = [&](const std::vector<float>& values) {
-    for (std::size_t i = 0; i + options <= values.size(); i += options) {
-      samples.emplace_back(values.begin() + static_cast<std::ptrdiff_t>(i),
-                           values.begin() + static_cast<std::ptrdiff_t>(i + options));
-    }
-  };
-  for (std::size_t i = 1; i < journal.records().size(); ++i) split(from_bytes<float>(journal.records()[i]));
+  for (std::size_t i = 1; i < journal.records().size(); ++i)
+    samples.push_back(from_bytes<float>(journal.records()[i]));
   const std::int64_t sequences = bench.batch.sequences;
-  const std::string what = fmt::format("profiling ({})", estimator_name(bench.options.estimator));
-  const std::size_t known = std::max<std::size_t>(journal.records().size(), 1) - 1;
-  for (auto i = static_cast<std::int64_t>(known); i < sequences; ++i) {
-    report_progress(progress, what, static_cast<double>(i), static_cast<double>(sequences));
-    OPTIQ_TRY(const auto found, samples_of(bench, i));
-    std::vector<float> record;
-    for (const Sample& sample : found) record.insert(record.end(), sample.begin(), sample.end());
-    OPTIQ_CHECK(journal.append(std::as_bytes(std::span(record))));
-    split(record);
+  for (auto i = static_cast<std::int64_t>(samples.size()); i < sequences; ++i) {
+    report_progress(progress, "profiling (kl)", static_cast<double>(i), static_cast<double>(sequences));
+    OPTIQ_TRY(Sample sample, kl_sample(bench, i));
+    OPTIQ_CHECK(journal.append(std::as_bytes(std::span(sample))));
+    samples.push_back(std::move(sample));
   }
   return samples;
 }
@@ -238,22 +223,14 @@ Status check_profilable(const model::Model& model, const Options& options) {
   return {};
 }
 
-/// By what the estimator measures: samples of every option, and the modules' importance.
-struct Measured {
-  std::vector<Sample> samples;
-  Importance importance;
-};
-
+/// By the estimator: samples of every option, and the modules' importance.
 Result<Measured> measure(const Job& job, const calibrate::TokenBatch& batch, Journal& journal,
                          const Progress& progress) {
-  if (job.options.estimator == Estimator::mse) {
-    OPTIQ_TRY(auto mse, measure_mse(job.model, batch, job.subjects, job.options,
-                                    mse_pieces(batch.sequences), journal, 1, progress));
-    return Measured{std::move(mse.samples), std::move(mse.importance)};
-  }
-  const std::uint64_t least = memory_needed(job.model, batch.tokens, job.options);
-  OPTIQ_TRY(Prepared prepared,
-            prepare(job.model, batch, job.subjects, job.options, least, progress));
+  if (job.options.estimator == Estimator::fisher)
+    return measure_fisher(job.model, batch, job.subjects, job.options, journal, 1, progress);
+  if (job.options.estimator == Estimator::mse)
+    return measure_mse(job.model, batch, job.subjects, job.options, mse_pieces(batch.sequences), journal, 1, progress);
+  OPTIQ_TRY(Prepared prepared, prepare(job.model, batch, job.subjects, job.options, progress));
   const Workbench bench{job.model, job.subjects, prepared.deltas, batch, job.options};
   OPTIQ_TRY(auto samples, collect_samples(bench, journal, progress));
   return Measured{std::move(samples), std::move(prepared.importance)};
@@ -293,16 +270,13 @@ std::uint64_t memory_needed(const model::Model& model, std::int64_t tokens, cons
 
 std::uint64_t disk_needed(const model::Model& model, const calibrate::Source& source, const Options& options) {
   const calibrate::TokenBatch batch{source.sequences, source.tokens, {}};
-  const std::uint64_t least = memory_needed(model, source.tokens, options);
   if (options.estimator == Estimator::mse) {
+    const std::uint64_t least = memory_needed(model, source.tokens, options);
     const std::uint64_t bytes = mse_disk_bytes(model, batch, mse_pieces(source.sequences));
     return options.memory.has_room(least, bytes) ? 0 : bytes;
   }
-  const std::uint64_t deltas =
-      delta_bytes(subjects_of(model, options.formats.empty() ? all_formats() : options.formats));
-  const std::uint64_t hidden = hidden_bytes(model, batch) + sequence_hidden_bytes(model, source.tokens);
-  return (options.memory.has_room(least, deltas) ? 0 : deltas) +
-         (options.memory.has_room(least, hidden) ? 0 : hidden);
+  const std::vector<quant::Format> formats = options.formats.empty() ? all_formats() : options.formats;
+  return fisher_disk_bytes(model, batch, subjects_of(model, formats), options);
 }
 
 std::vector<quant::Format> all_formats() {

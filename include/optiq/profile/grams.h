@@ -44,6 +44,11 @@ Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch,
 /// The least memory of walk_grams with an encoder that factors Grams; `replaces` as in the options.
 std::uint64_t gram_walk_bytes(const model::Model& model, std::int64_t tokens, bool replaces);
 
+/// Of that: a pass over one block that sums its Grams, so many sequences at once; and beside a block's Grams, what their
+/// factors take while its modules are encoded.
+std::uint64_t gram_bytes(const model::Model& model, std::int64_t tokens, std::int64_t together);
+std::uint64_t factor_bytes(const model::Model& model);
+
 /// Why activations are not finite: bad_input naming the first weight that is not, or else the model's folder.
 Error describe_non_finite(const model::Model& model);
 

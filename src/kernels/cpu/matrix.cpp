@@ -95,6 +95,12 @@ const char* element(const Matrix& matrix, std::size_t row, std::size_t column) {
   return static_cast<const char*>(matrix.data) + (row * matrix.in + column) * storage_bytes(matrix.storage);
 }
 
+float dot(Storage storage, const void* w, std::size_t n, const float* x) {
+  float sum = 0;
+  kernels().dot(storage, w, n, x, n, 1, &sum);
+  return sum;
+}
+
 void read_row(const Matrix& matrix, std::size_t row, float* y) {
   if (!matrix.is_quantized()) return kernels().widen(matrix.storage, element(matrix, row, 0), matrix.in, y);
   const Range columns{0, matrix.in};

@@ -1,0 +1,41 @@
+// Back through one stage of a model: gradients of its input and of its modules' outputs, and what changes of weight
+// make of them.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "delta_store.h"
+
+namespace optiq::profile {
+
+/// A stage of the model: hidden states [sequences, T, hidden] → its output.
+using Stage = std::function<model::mx::array(const model::mx::array& input, const model::Pass& pass)>;
+
+struct StageGradients {
+  model::mx::array input;                  ///< as the stage's input
+  std::vector<model::mx::array> outputs;   ///< of each module [sequences, T, out]
+  std::vector<model::mx::array> taps;     ///< what each module reads [sequences, T, in]: no gradient
+};
+
+/// All of them evaluated. `modules` may be empty: then only the input's gradient is computed.
+Result<StageGradients> backward(const Stage& stage, std::span<const model::ModuleShape> modules,
+                                const model::mx::array& input, const model::mx::array& cotangent,
+                                kernels::Compute compute);
+
+/// A module in one sample: the gradient of its weight is outputᵀ·input.
+struct Factors {
+  model::mx::array input;   ///< [T, in]
+  model::mx::array output;  ///< [T, out]
+};
+
+/// ⟨gradient, ΔW⟩ of every option of `deltas`' subject in every sample: [option][sample]. The gradient is never there
+/// as a whole: some kSliceElements of it a sample, for four samples at a time.
+Result<std::vector<double>> project(const DeltaStore& deltas, std::size_t subject, std::span<const Factors> samples,
+                                    kernels::Compute compute);
+
+/// The most that project() takes beside its arguments, pages of changes on disk included.
+std::uint64_t projection_bytes(std::size_t options);
+
+}  // namespace optiq::profile

@@ -1,0 +1,80 @@
+#include "stage_record.h"
+
+#include <cstring>
+
+namespace optiq::profile {
+namespace {
+
+template <class T>
+void append(std::vector<std::byte>& bytes, std::span<const T> values) {
+  const auto raw = std::as_bytes(values);
+  bytes.insert(bytes.end(), raw.begin(), raw.end());
+}
+
+/// Where each subject's options begin in a sample.
+std::vector<std::size_t> option_offsets(const std::vector<Subject>& subjects) {
+  std::vector<std::size_t> offsets{0};
+  for (const Subject& subject : subjects) offsets.push_back(offsets.back() + subject.formats.size());
+  return offsets;
+}
+
+}  // namespace
+
+Measured nothing_measured(std::size_t samples, const std::vector<Subject>& subjects) {
+  const std::size_t options = option_offsets(subjects).back();
+  return {std::vector(samples, std::vector<float>(options, 0.0f)), {}};
+}
+
+std::vector<std::byte> to_bytes(const StageRecord& record, const std::vector<Subject>& subjects,
+                                std::span<const std::size_t> own) {
+  std::vector<std::byte> bytes;
+  for (const std::size_t subject : own) {  // the length of its importance and that
+    const auto found = record.importance.find(subjects[subject].shape.name);
+    const std::uint64_t length = found == record.importance.end() ? 0 : found->second.size();
+    append(bytes, std::span(&length, 1));
+    if (length > 0) append(bytes, std::span<const float>(found->second));
+  }
+  append(bytes, std::span<const float>(record.values));
+  return bytes;
+}
+
+StageRecord stage_record(std::span<const std::byte> bytes, const std::vector<Subject>& subjects,
+                         std::span<const std::size_t> own) {
+  StageRecord record;
+  const auto floats = [&](std::uint64_t count) {
+    std::vector<float> values(count);
+    std::memcpy(values.data(), bytes.data(), count * sizeof(float));
+    bytes = bytes.subspan(count * sizeof(float));
+    return values;
+  };
+  for (const std::size_t subject : own) {
+    std::uint64_t length = 0;
+    std::memcpy(&length, bytes.data(), sizeof length);
+    bytes = bytes.subspan(sizeof length);
+    if (length > 0) record.importance[subjects[subject].shape.name] = floats(length);
+  }
+  record.values = floats(bytes.size() / sizeof(float));
+  return record;
+}
+
+void add_stage(const StageRecord& record, const std::vector<Subject>& subjects, std::span<const std::size_t> own,
+               Measured& measured) {
+  for (const auto& [module, energies] : record.importance) measured.importance[module] = energies;
+  const std::vector<std::size_t> offsets = option_offsets(subjects);
+  std::size_t value = 0;
+  for (const std::size_t subject : own) {
+    for (std::size_t option = 0; option < subjects[subject].formats.size(); ++option) {
+      for (auto& sample : measured.samples) sample[offsets[subject] + option] += record.values[value++];
+    }
+  }
+}
+
+std::vector<std::size_t> subjects_of_stage(const std::vector<Subject>& subjects, std::int64_t layer) {
+  std::vector<std::size_t> found;
+  for (std::size_t i = 0; i < subjects.size(); ++i) {
+    if (subjects[i].shape.layer == layer) found.push_back(i);
+  }
+  return found;
+}
+
+}  // namespace optiq::profile
