@@ -3,7 +3,8 @@
 
 #include <string>
 
-#include "src/profile/estimators.h"
+#include "src/profile/fisher.h"
+#include "src/profile/kl.h"
 #include "support/random_batch.h"
 #include "support/temporary_folder.h"
 #include "support/tiny_model.h"
@@ -32,6 +33,21 @@ struct TinyBench {
     for (std::size_t i = 0; i < subjects.size(); ++i)
       EXPECT_TRUE(deltas.fill(i, model, quant::Encoder::rtn, {}));
     options.compute = kernels::Compute::f32;
+  }
+
+  /// Every sample of `fisher`, sequences in order, each with its draws; encoded by rtn unless `encoder` says otherwise.
+  [[nodiscard]] Measured fisher(quant::Encoder encoder = quant::Encoder::rtn) const {
+    Journal journal = Journal::begin(folder.path() / "fisher.journal", "this work").value();
+    const Measured measured = fisher(encoder, journal);
+    EXPECT_TRUE(journal.remove());
+    return measured;
+  }
+  [[nodiscard]] Measured fisher(quant::Encoder encoder, Journal& journal) const {
+    Options wanted = options;
+    wanted.encoder = encoder;
+    auto measured = measure_fisher(model, batch, subjects, wanted, journal, 0, nullptr);
+    EXPECT_TRUE(measured) << measured.error().message;
+    return std::move(*measured);
   }
 
   [[nodiscard]] Workbench bench() const { return {model, subjects, deltas, batch, options}; }
