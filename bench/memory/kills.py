@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """kill -9 at random moments: is what comes out in the end the same to the byte?
 
-    kills.py OPTIQ --folder /scratch --kills 20                # encode, then profile by mse
+    kills.py OPTIQ --folder /scratch --kills 20                # encode, then profile by mse and by fisher
 
 Each round kills the command at a random moment of the time that it takes when nobody kills it, runs the same command again and
 compares the output with that of an uninterrupted run. Says how long the second run took, as a share of a whole one: 1 means that
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--shard-bytes", type=int, default=50_000_000)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--jobs", default="encode,profile")
+    parser.add_argument("--jobs", default="encode,mse,fisher")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     args = parser.parse_args()
     folder = args.folder / "kills"
@@ -76,9 +76,9 @@ def main() -> None:
     source = random.Random(args.seed)
     print(f"seed {args.seed}")
     jobs = {"encode": ([args.optiq, "encode", model, folder / "plan.json", folder / "out", "--quiet"], folder / "out"),
-            "profile": ([args.optiq, "profile", model, "-o", folder / "mse.json", "--estimator", "mse", "--encoder", "rtn",
-                         "--calibration", text, "--sequences", "2", "--tokens", "64", "--bits", "2,4", "--groups", "64",
-                         "--quiet"], folder / "mse.json")}
+            **{estimator: ([args.optiq, "profile", model, "-o", folder / f"{estimator}.json", "--estimator", estimator,
+                            "--encoder", "rtn", "--calibration", text, "--sequences", "2", "--tokens", "64", "--bits", "2,4",
+                            "--groups", "64", "--quiet"], folder / f"{estimator}.json") for estimator in ("mse", "fisher")}}
     for job in args.jobs.split(","):
         rounds(job, *jobs[job], args.kills, source)
     shutil.rmtree(folder)

@@ -19,7 +19,7 @@ JOBS = ("encode", "mse", "fisher", "eval")
 def commands(optiq: str, model: pathlib.Path, work: pathlib.Path, text: pathlib.Path, args) -> dict:
     limit = ["--max-memory", args.max_memory] if args.max_memory else []
     profile = [optiq, "profile", model, "--calibration", text, "--sequences", args.sequences, "--tokens", args.tokens,
-               "--encoder", "rtn", "--bits", "2,4", "--groups", "64", "--quiet", *limit]
+               "--encoder", args.encoder, "--bits", args.bits, "--groups", "64", "--quiet", *limit]
     return {"encode": [optiq, "encode", model, work / "plan.json", work / "out", "--quiet", *limit],
             "mse": [*profile, "--estimator", "mse", "-o", work / "mse.json"],
             "fisher": [*profile, "--estimator", "fisher", "-o", work / "fisher.json"],
@@ -56,6 +56,8 @@ def main() -> None:
     parser.add_argument("--max-memory")
     parser.add_argument("--sequences", default="8")
     parser.add_argument("--tokens", default="256")
+    parser.add_argument("--encoder", default="rtn", help="of profiling")
+    parser.add_argument("--bits", default="2,4", help="of profiling")
     parser.add_argument("--jobs", default=",".join(JOBS))
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
@@ -68,8 +70,8 @@ def main() -> None:
         cells = [f"{found[job]['peak'] / 1e6:.0f} ({found[job]['anonymous'] / 1e6:.0f}, {found[job]['file'] / 1e6:.0f}), "
                  f"{found[job]['seconds']}" for job in args.jobs]
         print(f"| {blocks} | {found['model_bytes'] / 1e6:.0f} | " + " | ".join(cells) + " |", flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1))
+        if args.json:
+            args.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import unittest
 
-from cli_support import BAD_INPUT, BINARY, IMPOSSIBLE_BUDGET, USAGE, CliTest, folder_content
+from cli_support import BAD_INPUT, BINARY, IMPOSSIBLE_BUDGET, OUT_OF_RESOURCES, USAGE, CliTest, folder_content
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench" / "memory"))
 import make_model  # noqa: E402
@@ -52,12 +52,26 @@ class Bounded(CliTest):
         found = json.loads(self.within(300, *arguments).stdout)
         self.assertEqual(found, expected)
 
+    def profile_of(self, model, estimator: str, encoder: str, out: str) -> list:
+        return ["profile", model, "--calibration", self.text, "--sequences", "2", "--tokens", "32", "--estimator", estimator,
+                "--encoder", encoder, "--bits", "2,4", "--groups", "64", "-o", out]
+
     def test_profile(self):
-        arguments = ["profile", self.large, "--calibration", self.text, "--sequences", "2", "--tokens", "32", "--encoder",
-                     "rtn", "--estimator", "mse", "--bits", "4", "--groups", "64"]
-        self.succeed(*arguments, "-o", "whole.json")
-        self.within(450, *arguments, "-o", "bounded.json")
-        self.assertEqual((self.folder / "bounded.json").read_bytes(), (self.folder / "whole.json").read_bytes())
+        for estimator, encoder, megabytes in (("mse", "rtn", 450), ("fisher", "rtn", 380), ("fisher", "gptq", 380)):
+            with self.subTest(estimator=estimator, encoder=encoder):
+                self.succeed(*self.profile_of(self.large, estimator, encoder, "whole.json"))
+                self.within(megabytes, *self.profile_of(self.large, estimator, encoder, "bounded.json"))
+                for name in ("{}.json", "{}.importance.safetensors"):
+                    self.assertEqual((self.folder / name.format("bounded")).read_bytes(),
+                                     (self.folder / name.format("whole")).read_bytes())
+
+    def test_encode_by_gptq(self):
+        self.succeed(*self.profile_of(self.large, "mse", "gptq", "s.json"))
+        self.succeed("plan", "s.json", "--bpw", "3.5", "-o", "plan.json")
+        arguments = ["encode", self.large, "plan.json"]
+        self.succeed(*arguments, "whole")
+        self.within(380, *arguments, "bounded")
+        self.assertEqual(folder_content(self.folder / "bounded"), folder_content(self.folder / "whole"))
 
     def test_too_little(self):
         self.refuse(IMPOSSIBLE_BUDGET, ["encode", "the least that would do"], *self.encode("out"), "--max-memory", "50MB")
@@ -89,6 +103,28 @@ class Bounded(CliTest):
         self.succeed("encode", model, self.shared / "plan.json", "out")
         self.assertEqual((self.folder / "out" / "model.safetensors").read_bytes(),
                          (self.shared / "expected" / "model.safetensors").read_bytes())
+
+    def test_profile_without_a_shard(self):
+        """An error that names it; when it is back, the same command gives the result."""
+        model = pathlib.Path(shutil.copytree(self.large, self.folder / "copy"))
+        shard = sorted(model.glob("*.safetensors"))[1]
+        expected = self.succeed(*self.profile_of(model, "fisher", "rtn", "whole.json"))
+        shard.rename(self.folder / "elsewhere")
+        self.refuse(BAD_INPUT, [shard.name, "missing"], *self.profile_of(model, "fisher", "rtn", "s.json"))
+        (self.folder / "elsewhere").rename(shard)
+        self.assertEqual(self.succeed(*self.profile_of(model, "fisher", "rtn", "s.json"))["modules"], expected["modules"])
+        self.assertEqual((self.folder / "s.json").read_bytes(), (self.folder / "whole.json").read_bytes())
+
+    def test_profile_on_a_full_disk(self):
+        """Scratch data that do not fit are refused before any work, and nothing stays behind."""
+        def no_large_files():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (MEGABYTE, MEGABYTE))
+
+        arguments = self.profile_of(self.large, "fisher", "rtn", "s.json")
+        done = self.run_optiq(*arguments, "--json", "--max-memory", "380MB", preexec_fn=no_large_files)
+        self.assertEqual(done.returncode, OUT_OF_RESOURCES, done.stderr)
+        self.assertFalse((self.folder / "s.json").exists())
+        self.assertEqual([path.name for path in self.folder.iterdir() if path.name.startswith("optiq-scratch")], [])
 
 
 if __name__ == "__main__":
