@@ -11,7 +11,7 @@ namespace {
 namespace mx = model::mx;
 
 /// Of a gradient that are there at once.
-constexpr std::int64_t kSliceElements = 8 << 20;
+constexpr std::int64_t kSliceElements = 4 << 20;
 /// Samples whose gradients are there at once: a change of weight is read once for all of them.
 constexpr std::size_t kSamplesAtOnce = 4;
 /// Elements of one inner product.

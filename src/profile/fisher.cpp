@@ -94,7 +94,7 @@ class Fisher {
         layers_(model.config().layers),
         together_(sequences_together(batch.tokens)),
         groups_((batch.sequences + together_ - 1) / together_),
-        least_(fisher_bytes(model, batch.tokens, options)) {}
+        least_(fisher_bytes(model, batch.sequences, batch.tokens, options)) {}
 
   [[nodiscard]] std::int64_t stages() const { return layers_ + 2; }
   [[nodiscard]] std::int64_t samples() const { return batch_.sequences * options_.label_draws; }
@@ -425,8 +425,9 @@ Result<Measured> measure_fisher(const model::Model& model, const calibrate::Toke
   return measured;
 }
 
-std::uint64_t fisher_bytes(const model::Model& model, std::int64_t tokens, const Options& options) {
-  const std::int64_t together = sequences_together(tokens);
+std::uint64_t fisher_bytes(const model::Model& model, std::int64_t sequences, std::int64_t tokens,
+                           const Options& options) {
+  const std::int64_t together = std::min(sequences, sequences_together(tokens));
   const bool by_grams = options.encoder == quant::Encoder::gptq;
   std::uint64_t ends = 0, outside = 0, largest = 0;
   for (const model::ModuleShape& module : model.modules()) {
@@ -467,7 +468,7 @@ std::uint64_t fisher_disk_bytes(const model::Model& model, const calibrate::Toke
                                   static_cast<std::uint64_t>(options.label_draws) * group};
   if (model.config().tied_embeddings) kept.push_back(outside);  // beside a block's
   kept.push_back(model.config().tied_embeddings ? changes : std::max(changes, outside));
-  std::uint64_t memory = fisher_bytes(model, batch.tokens, options), disk = 0;
+  std::uint64_t memory = fisher_bytes(model, batch.sequences, batch.tokens, options), disk = 0;
   for (const std::uint64_t bytes : kept) (options.memory.has_room(memory, bytes) ? memory : disk) += bytes;
   return disk;
 }

@@ -18,8 +18,9 @@ Result<Measured> measure_fisher(const model::Model& model, const calibrate::Toke
                                 const std::vector<Subject>& subjects, const Options& options, Journal& journal,
                                 std::size_t records_before, const Progress& progress);
 
-/// The least memory of measure_fisher.
-std::uint64_t fisher_bytes(const model::Model& model, std::int64_t tokens, const Options& options);
+/// The least memory of measure_fisher on so many sequences of `tokens` tokens.
+std::uint64_t fisher_bytes(const model::Model& model, std::int64_t sequences, std::int64_t tokens,
+                           const Options& options);
 
 /// What measure_fisher puts on disk.
 std::uint64_t fisher_disk_bytes(const model::Model& model, const calibrate::TokenBatch& batch,

@@ -257,7 +257,10 @@ Status check_limits(const model::Model& model, const calibrate::Source& source, 
                 "profile: sampling its text from the model reads all weights for every token; within a limit of "
                 "memory name a text, as by --calibration FILE");
   }
-  OPTIQ_CHECK(check_memory(options.memory, memory_needed(model, source.tokens, options), "profile"));
+  const std::uint64_t least = options.estimator == Estimator::fisher
+                                  ? fisher_bytes(model, source.sequences, source.tokens, options)
+                                  : memory_needed(model, source.tokens, options);
+  OPTIQ_CHECK(check_memory(options.memory, least, "profile"));
   return check_free_disk(options.memory.scratch, disk_needed(model, source, options), "scratch data");
 }
 
@@ -265,7 +268,7 @@ Status check_limits(const model::Model& model, const calibrate::Source& source, 
 
 std::uint64_t memory_needed(const model::Model& model, std::int64_t tokens, const Options& options) {
   if (options.estimator == Estimator::mse) return mse_bytes(model, tokens, options);
-  return fisher_bytes(model, tokens, options);
+  return fisher_bytes(model, std::numeric_limits<std::int64_t>::max(), tokens, options);
 }
 
 std::uint64_t disk_needed(const model::Model& model, const calibrate::Source& source, const Options& options) {

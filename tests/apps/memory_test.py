@@ -52,9 +52,9 @@ class Bounded(CliTest):
         found = json.loads(self.within(300, *arguments).stdout)
         self.assertEqual(found, expected)
 
-    def profile_of(self, model, estimator: str, encoder: str, out: str) -> list:
+    def profile_of(self, model, estimator: str, encoder: str, out: str, bits: str = "2,4") -> list:
         return ["profile", model, "--calibration", self.text, "--sequences", "2", "--tokens", "32", "--estimator", estimator,
-                "--encoder", encoder, "--bits", "2,4", "--groups", "64", "-o", out]
+                "--encoder", encoder, "--bits", bits, "--groups", "64", "-o", out]
 
     def test_profile(self):
         for estimator, encoder, megabytes in (("mse", "rtn", 450), ("fisher", "rtn", 380), ("fisher", "gptq", 380)):
@@ -120,7 +120,7 @@ class Bounded(CliTest):
         def no_large_files():
             resource.setrlimit(resource.RLIMIT_FSIZE, (MEGABYTE, MEGABYTE))
 
-        arguments = self.profile_of(self.large, "fisher", "rtn", "s.json")
+        arguments = self.profile_of(self.large, "fisher", "rtn", "s.json", bits="2,3,4,5,6,8")
         done = self.run_optiq(*arguments, "--json", "--max-memory", "380MB", preexec_fn=no_large_files)
         self.assertEqual(done.returncode, OUT_OF_RESOURCES, done.stderr)
         self.assertFalse((self.folder / "s.json").exists())
