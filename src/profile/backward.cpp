@@ -22,7 +22,8 @@ std::int64_t rows_of_slice(const Subject& subject) {
 }
 
 /// Rows [begin, end) of the gradient of a linear module's weight, as its vjp gives it: f32.
-mx::array gradient_rows(const Factors& factors, std::int64_t begin, std::int64_t end, kernels::Compute compute) {
+mx::array gradient_rows(const Factors& factors, std::int64_t begin, std::int64_t end,
+                        kernels::Compute compute) {
   const int rows = static_cast<int>(end - begin);
   const auto product = [&](const std::vector<mx::array>& weight) {
     return std::vector<mx::array>{kernels::linear(factors.input, weight[0], std::nullopt, compute)};
@@ -60,7 +61,8 @@ void add_products(const std::vector<mx::array>& gradients, const std::vector<con
 }  // namespace
 
 Result<StageGradients> backward(const Stage& stage, std::span<const model::ModuleShape> modules,
-                                const mx::array& input, const mx::array& cotangent, kernels::Compute compute) {
+                                const mx::array& input, const mx::array& cotangent,
+                                kernels::Compute compute) {
   std::vector<mx::array> primals{input};
   for (const model::ModuleShape& module : modules) {
     mx::Shape shape = input.shape();
@@ -70,10 +72,13 @@ Result<StageGradients> backward(const Stage& stage, std::span<const model::Modul
   std::unordered_map<std::string, mx::array> taps;
   const auto traced = [&](const std::vector<mx::array>& arguments) {
     std::unordered_map<std::string, mx::array> shifts;
-    for (std::size_t i = 0; i < modules.size(); ++i) shifts.insert_or_assign(modules[i].name, arguments[i + 1]);
+    for (std::size_t i = 0; i < modules.size(); ++i)
+      shifts.insert_or_assign(modules[i].name, arguments[i + 1]);
     model::Pass pass{.compute = compute, .shifts = &shifts};
     if (!modules.empty())
-      pass.tap = [&](const std::string& module, const mx::array& read) { taps.insert_or_assign(module, read); };
+      pass.tap = [&](const std::string& module, const mx::array& read) {
+        taps.insert_or_assign(module, read);
+      };
     return std::vector<mx::array>{stage(arguments[0], pass)};
   };
   std::vector<mx::array> wanted = mx::vjp(traced, primals, {cotangent}).second;
@@ -85,8 +90,8 @@ Result<StageGradients> backward(const Stage& stage, std::span<const model::Modul
   return StageGradients{wanted[0], {wanted.begin() + 1, behind_outputs}, {behind_outputs, wanted.end()}};
 }
 
-Result<std::vector<double>> project(const DeltaStore& deltas, std::size_t place, std::span<const Factors> samples,
-                                    kernels::Compute compute) {
+Result<std::vector<double>> project(const DeltaStore& deltas, std::size_t place,
+                                    std::span<const Factors> samples, kernels::Compute compute) {
   const Subject& subject = deltas.subjects()[place];
   const std::size_t options = subject.formats.size();
   std::vector<double> sums(options * samples.size(), 0.0);
@@ -98,7 +103,8 @@ Result<std::vector<double>> project(const DeltaStore& deltas, std::size_t place,
       changes.push_back(deltas.values(place, option) + begin * subject.shape.in_features);
     for (std::size_t first = 0; first < samples.size(); first += kSamplesAtOnce) {
       std::vector<mx::array> gradients;
-      for (const Factors& factors : samples.subspan(first, std::min(kSamplesAtOnce, samples.size() - first))) {
+      for (const Factors& factors :
+           samples.subspan(first, std::min(kSamplesAtOnce, samples.size() - first))) {
         gradients.push_back(gradient_rows(factors, begin, end, compute));
         OPTIQ_CHECK(model::evaluate({gradients.back()}));
       }

@@ -1,5 +1,5 @@
-// Back through one stage of a model: gradients of its input and of its modules' outputs, and what changes of weight
-// make of them.
+// Back through one stage of a model: gradients of its input and of its modules' outputs, and what changes of
+// weight make of them.
 #pragma once
 
 #include <functional>
@@ -14,8 +14,8 @@ namespace optiq::profile {
 using Stage = std::function<model::mx::array(const model::mx::array& input, const model::Pass& pass)>;
 
 struct StageGradients {
-  model::mx::array input;                  ///< as the stage's input
-  std::vector<model::mx::array> outputs;   ///< of each module [sequences, T, out]
+  model::mx::array input;                 ///< as the stage's input
+  std::vector<model::mx::array> outputs;  ///< of each module [sequences, T, out]
   std::vector<model::mx::array> taps;     ///< what each module reads [sequences, T, in]: no gradient
 };
 
@@ -30,10 +30,10 @@ struct Factors {
   model::mx::array output;  ///< [T, out]
 };
 
-/// ⟨gradient, ΔW⟩ of every option of `deltas`' subject in every sample: [option][sample]. The gradient is never there
-/// as a whole: some kSliceElements of it a sample, for four samples at a time.
-Result<std::vector<double>> project(const DeltaStore& deltas, std::size_t subject, std::span<const Factors> samples,
-                                    kernels::Compute compute);
+/// ⟨gradient, ΔW⟩ of every option of `deltas`' subject in every sample: [option][sample]. The gradient is
+/// never there as a whole: some kSliceElements of it a sample, for four samples at a time.
+Result<std::vector<double>> project(const DeltaStore& deltas, std::size_t subject,
+                                    std::span<const Factors> samples, kernels::Compute compute);
 
 /// The most that project() takes beside its arguments, pages of changes on disk included.
 std::uint64_t projection_bytes(std::size_t options);

@@ -102,7 +102,8 @@ void DeltaStore::release(std::size_t subject, std::size_t option) const {
   release(subject, option, 0, subjects_[subject].shape.out_features);
 }
 
-void DeltaStore::release(std::size_t subject, std::size_t option, std::int64_t begin, std::int64_t end) const {
+void DeltaStore::release(std::size_t subject, std::size_t option, std::int64_t begin,
+                         std::int64_t end) const {
   if (!is_on_disk_) return;
   const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
   const auto* first = values(subject, option) + begin * subjects_[subject].shape.in_features;
@@ -130,7 +131,8 @@ Status DeltaStore::fill(std::size_t subject, const model::Model& model, quant::E
 mx::array DeltaStore::delta(std::size_t subject, std::size_t option) const {
   const Subject& what = subjects_[subject];
   const mx::Shape shape{static_cast<int>(what.shape.out_features), static_cast<int>(what.shape.in_features)};
-  return mx::array(const_cast<std::uint16_t*>(values(subject, option)), shape, mx::bfloat16, [keep = memory_](void*) {});
+  return mx::array(const_cast<std::uint16_t*>(values(subject, option)), shape, mx::bfloat16,
+                   [keep = memory_](void*) {});
 }
 
 }  // namespace optiq::profile

@@ -44,8 +44,8 @@ class DeltaStore {
 
   [[nodiscard]] const std::vector<Subject>& subjects() const { return subjects_; }
   [[nodiscard]] bool is_on_disk() const { return is_on_disk_; }
-  /// Gives the pages of an option, or of its rows [begin, end), back until they are read again, where they lie on
-  /// disk.
+  /// Gives the pages of an option, or of its rows [begin, end), back until they are read again, where they
+  /// lie on disk.
   void release(std::size_t subject, std::size_t option) const;
   void release(std::size_t subject, std::size_t option, std::int64_t begin, std::int64_t end) const;
 

@@ -25,7 +25,8 @@ std::int64_t sequences_together(std::int64_t tokens) {
 }
 
 std::uint64_t hidden_group_bytes(const model::Model& model, std::int64_t tokens) {
-  return static_cast<std::uint64_t>(sequences_together(tokens) * tokens * model.config().hidden) * sizeof(float);
+  return static_cast<std::uint64_t>(sequences_together(tokens) * tokens * model.config().hidden) *
+         sizeof(float);
 }
 
 mx::array rows_of(const mx::array& values) {
@@ -46,9 +47,10 @@ Result<mx::array> draw_labels(const mx::array& logits, Random& random) {
   return labels;
 }
 
-/// Σ_t ⟨gradient_t, ΔW[token_t]⟩: the looked-up rows' share of the embeddings' gradient. ΔW bf16 [vocabulary, width],
-/// gradient f32 [T, width].
-float embedding_product(const std::uint16_t* change, std::span<const std::int32_t> tokens, std::span<const float> gradient) {
+/// Σ_t ⟨gradient_t, ΔW[token_t]⟩: the looked-up rows' share of the embeddings' gradient. ΔW bf16 [vocabulary,
+/// width], gradient f32 [T, width].
+float embedding_product(const std::uint16_t* change, std::span<const std::int32_t> tokens,
+                        std::span<const float> gradient) {
   const std::size_t width = gradient.size() / tokens.size();
   double sum = 0;
   for (std::size_t t = 0; t < tokens.size(); ++t) {
@@ -216,7 +218,8 @@ class Fisher {
   }
 
   /// Every option of a stage's subjects, encoded; notes their importance.
-  Result<DeltaStore> changes_of(BackStage stage, const std::vector<std::size_t>& own, Importance& importance) {
+  Result<DeltaStore> changes_of(BackStage stage, const std::vector<std::size_t>& own,
+                                Importance& importance) {
     std::vector<Subject> subjects;
     for (const std::size_t subject : own) subjects.push_back(subjects_[subject]);
     OPTIQ_TRY(DeltaStore changes, DeltaStore::create(subjects, options_.memory, least_));
@@ -252,7 +255,8 @@ class Fisher {
   Status go_back(BackStage stage, const DeltaStore* changes, std::vector<float>& values) {
     for (std::int64_t group = 0; group < groups_; ++group) {
       if (changes != nullptr) report(stage, group);
-      OPTIQ_CHECK(stage.is_head() ? head_back(group, changes, values) : block_back(stage, group, changes, values));
+      OPTIQ_CHECK(stage.is_head() ? head_back(group, changes, values)
+                                  : block_back(stage, group, changes, values));
     }
     return {};
   }
@@ -262,7 +266,8 @@ class Fisher {
     return std::min(first + kDrawsAtOnce, options_.label_draws);
   }
 
-  Status block_back(BackStage stage, std::int64_t group, const DeltaStore* changes, std::vector<float>& values) {
+  Status block_back(BackStage stage, std::int64_t group, const DeltaStore* changes,
+                    std::vector<float>& values) {
     const Stage block = [&](const mx::array& input, const model::Pass& pass) {
       return model_.block(stage.layer(), input, pass);
     };
@@ -285,8 +290,9 @@ class Fisher {
     return {};
   }
 
-  Status project_block(std::int64_t group, std::int64_t first_draw, const std::vector<StageGradients>& gradients,
-                       const DeltaStore* changes, std::vector<float>& values) const {
+  Status project_block(std::int64_t group, std::int64_t first_draw,
+                       const std::vector<StageGradients>& gradients, const DeltaStore* changes,
+                       std::vector<float>& values) const {
     float* place = values.data();
     for (std::size_t i = 0; changes != nullptr && i < changes->subjects().size(); ++i) {
       std::vector<Factors> factors;
@@ -310,7 +316,8 @@ class Fisher {
     OPTIQ_TRY(const auto sums, project(changes, subject, factors, options_.compute));
     for (std::size_t i = 0; i < sums.size(); ++i) {
       const std::size_t option = i / columns.size();
-      place[option * static_cast<std::size_t>(samples()) + columns[i % columns.size()]] = static_cast<float>(sums[i]);
+      place[option * static_cast<std::size_t>(samples()) + columns[i % columns.size()]] =
+          static_cast<float>(sums[i]);
     }
     return {};
   }
@@ -342,7 +349,8 @@ class Fisher {
       }
     }
     for (std::int64_t draw = 0; draw < options_.label_draws; ++draw)
-      OPTIQ_CHECK(cotangents_.put(slot(draw, group), mx::concatenate(cotangents[static_cast<std::size_t>(draw)], 0)));
+      OPTIQ_CHECK(
+          cotangents_.put(slot(draw, group), mx::concatenate(cotangents[static_cast<std::size_t>(draw)], 0)));
     return {};
   }
 
@@ -358,7 +366,9 @@ class Fisher {
   }
 
   Result<mx::array> head_input_gradient(const mx::array& input, const mx::array& output) const {
-    const Stage head = [&](const mx::array& hidden, const model::Pass& pass) { return model_.head(hidden, pass); };
+    const Stage head = [&](const mx::array& hidden, const model::Pass& pass) {
+      return model_.head(hidden, pass);
+    };
     const mx::array cotangent = mx::reshape(output, {1, output.shape(0), output.shape(1)});
     OPTIQ_TRY(auto gradients, backward(head, {}, input, cotangent, options_.compute));
     return gradients.input;
@@ -376,8 +386,8 @@ class Fisher {
           const std::span gradient(cotangent.data<float>() + static_cast<std::size_t>(sequence) * size, size);
           const std::size_t column = sample_of(group, sequence, draw);
           for (std::size_t option = 0; option < options; ++option) {
-            values[option * static_cast<std::size_t>(samples()) + column] =
-                embedding_product(changes.values(0, option), batch_.row(group * together_ + sequence), gradient);
+            values[option * static_cast<std::size_t>(samples()) + column] = embedding_product(
+                changes.values(0, option), batch_.row(group * together_ + sequence), gradient);
           }
         }
       }
@@ -394,17 +404,17 @@ class Fisher {
   std::int64_t layers_;
   std::int64_t together_;
   std::int64_t groups_;
-  std::uint64_t least_;                            ///< with what is kept in memory beside
-  model::Activations hidden_{0};                   ///< [layers + 1, groups]
-  model::Activations cotangents_{0};               ///< [draws, groups]: gradients behind the stage at hand
+  std::uint64_t least_;               ///< with what is kept in memory beside
+  model::Activations hidden_{0};      ///< [layers + 1, groups]
+  model::Activations cotangents_{0};  ///< [draws, groups]: gradients behind the stage at hand
   std::optional<DeltaStore> tied_changes_;
 };
 
 }  // namespace
 
 Result<Measured> measure_fisher(const model::Model& model, const calibrate::TokenBatch& batch,
-                                const std::vector<Subject>& subjects, const Options& options, Journal& journal,
-                                std::size_t records_before, const Progress& progress) {
+                                const std::vector<Subject>& subjects, const Options& options,
+                                Journal& journal, std::size_t records_before, const Progress& progress) {
   Fisher fisher(model, batch, subjects, options, progress);
   Measured measured = nothing_measured(static_cast<std::size_t>(fisher.samples()), subjects);
   const auto recorded = static_cast<std::int64_t>(journal.records().size() - records_before);
@@ -435,7 +445,8 @@ std::uint64_t fisher_bytes(const model::Model& model, std::int64_t sequences, st
     if (module.layer < 0) outside = std::max(outside, weights);
     largest = std::max(largest, weights);
     if (module.layer == 0)
-      ends += static_cast<std::uint64_t>(module.in_features + kDrawsAtOnce * module.out_features) * sizeof(float);
+      ends +=
+          static_cast<std::uint64_t>(module.in_features + kDrawsAtOnce * module.out_features) * sizeof(float);
   }
   const std::uint64_t projection = projection_bytes(options.formats.size());
   const auto logits = static_cast<std::uint64_t>(tokens * model.config().vocabulary) * sizeof(float);

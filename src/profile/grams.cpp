@@ -17,10 +17,13 @@ std::int64_t sequences_together(std::int64_t tokens) {
   return std::max<std::int64_t>(1, kTokensAtOnce / tokens);
 }
 
-/// The Grams of a block: one in front of the attention, of its output, of the MLP, and of the down projection.
+/// The Grams of a block: one in front of the attention, of its output, of the MLP, and of the down
+/// projection.
 std::uint64_t sum_bytes(const model::Model& model) {
   const model::ModelConfig& config = model.config();
-  const auto square = [](std::int64_t width) { return static_cast<std::uint64_t>(width * width) * sizeof(float); };
+  const auto square = [](std::int64_t width) {
+    return static_cast<std::uint64_t>(width * width) * sizeof(float);
+  };
   return 2 * square(config.hidden) + square(config.heads * config.head_dim) + square(config.intermediate);
 }
 
@@ -116,8 +119,8 @@ std::uint64_t gram_walk_bytes(const model::Model& model, std::int64_t tokens, bo
   const std::int64_t together = sequences_together(tokens);
   // The weight in the file's dtype, and the most that an option takes packed.
   const std::uint64_t encoding = kProcessBytes + largest * sizeof(float) + factor_bytes(model) + replaced;
-  return std::max({gram_bytes(model, tokens, together), encoding,
-                   model::pass_bytes(model, tokens, together) + replaced});
+  return std::max(
+      {gram_bytes(model, tokens, together), encoding, model::pass_bytes(model, tokens, together) + replaced});
 }
 
 std::uint64_t gram_bytes(const model::Model& model, std::int64_t tokens, std::int64_t together) {

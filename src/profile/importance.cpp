@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "optiq/io/safetensors.h"
 #include "channel_energies.h"
+#include "optiq/io/safetensors.h"
 #include "walk.h"
 
 namespace optiq::profile {

@@ -33,8 +33,8 @@ mx::array filled(std::int64_t begin, std::int64_t end, std::int64_t width,
 
 class MseStage {
  public:
-  MseStage(const model::Model& model, const Options& options, const StageInputs& inputs,
-           const Grams& grams, Pieces pieces)
+  MseStage(const model::Model& model, const Options& options, const StageInputs& inputs, const Grams& grams,
+           Pieces pieces)
       : model_(model),
         options_(options),
         inputs_(inputs),
@@ -60,13 +60,14 @@ class MseStage {
     const std::size_t first = record.values.size();
     record.values.resize(first + subject.formats.size() * pieces_);
     for (const std::size_t option : subject.by_group_size()) {
-      OPTIQ_TRY(const auto encoded, quant::encode(options_.encoder, matrix, subject.formats[option], tensor.dtype,
-                                                  known, shape.name));
+      OPTIQ_TRY(const auto encoded, quant::encode(options_.encoder, matrix, subject.formats[option],
+                                                  tensor.dtype, known, shape.name));
       OPTIQ_TRY(const auto error, energy(shape, [&](std::int64_t begin, std::int64_t end) {
                   return change_rows(matrix, encoded, begin, end);
                 }));
       for (std::size_t i = 0; i < pieces_; ++i)
-        record.values[first + option * pieces_ + i] = static_cast<float>(whole[i] > 0 ? error[i] / whole[i] : 0);
+        record.values[first + option * pieces_ + i] =
+            static_cast<float>(whole[i] > 0 ? error[i] / whole[i] : 0);
     }
     tensor.file.release(tensor.bytes);
     return {};
@@ -74,9 +75,8 @@ class MseStage {
 
  private:
   static mx::array weight_rows(const quant::MatrixView& matrix, std::int64_t begin, std::int64_t end) {
-    return filled(begin, end, matrix.in_features, [&](std::int64_t row, std::span<float> values) {
-      quant::load_row(matrix, row, values);
-    });
+    return filled(begin, end, matrix.in_features,
+                  [&](std::int64_t row, std::span<float> values) { quant::load_row(matrix, row, values); });
   }
 
   static mx::array change_rows(const quant::MatrixView& matrix, const quant::QuantizedMatrix& encoded,
@@ -120,8 +120,8 @@ class MseStage {
 }  // namespace
 
 Result<Measured> measure_mse(const model::Model& model, const calibrate::TokenBatch& batch,
-                              const std::vector<Subject>& subjects, const Options& options, Pieces pieces,
-                              Journal& journal, std::size_t records_before, const Progress& progress) {
+                             const std::vector<Subject>& subjects, const Options& options, Pieces pieces,
+                             Journal& journal, std::size_t records_before, const Progress& progress) {
   const bool needs_grams = options.encoder == quant::Encoder::gptq;
   const std::uint64_t least = mse_bytes(model, batch.tokens, options);
   OPTIQ_TRY(Walk walk, Walk::begin({model, batch, options.compute, options.memory, least}));
@@ -171,8 +171,7 @@ std::uint64_t mse_bytes(const model::Model& model, std::int64_t tokens, const Op
     // The weight in the file's dtype, and the most that an option takes packed.
     if (module.layer < 0) outside = std::max(outside, weights * sizeof(float));
   }
-  const std::uint64_t rows =
-      4 * std::min(largest, static_cast<std::uint64_t>(kRowsElements)) * sizeof(float);
+  const std::uint64_t rows = 4 * std::min(largest, static_cast<std::uint64_t>(kRowsElements)) * sizeof(float);
   const std::uint64_t in_block = options.encoder == quant::Encoder::gptq
                                      ? gram_bytes(model, tokens, 1) + factor_bytes(model) + gram
                                      : model::pass_bytes(model, tokens) + 2 * gram;

@@ -13,8 +13,8 @@ namespace optiq::profile {
 /// record of `journal`, behind its first `records_before`; the stages that it holds are only passed through.
 /// Memory: mse_bytes, and the hidden states and one block's inputs, which go to disk where they do not fit.
 Result<Measured> measure_mse(const model::Model& model, const calibrate::TokenBatch& batch,
-                              const std::vector<Subject>& subjects, const Options& options, Pieces pieces,
-                              Journal& journal, std::size_t records_before, const Progress& progress);
+                             const std::vector<Subject>& subjects, const Options& options, Pieces pieces,
+                             Journal& journal, std::size_t records_before, const Progress& progress);
 
 /// The least memory of measure_mse.
 std::uint64_t mse_bytes(const model::Model& model, std::int64_t tokens, const Options& options);

@@ -44,7 +44,8 @@ Result<Prepared> prepare(const model::Model& model, const calibrate::TokenBatch&
                          const std::vector<Subject>& subjects, const Options& options,
                          const Progress& progress) {
   Prepared prepared;
-  OPTIQ_TRY(prepared.deltas, DeltaStore::create(subjects, options.memory, model::pass_bytes(model, batch.tokens)));
+  OPTIQ_TRY(prepared.deltas,
+            DeltaStore::create(subjects, options.memory, model::pass_bytes(model, batch.tokens)));
   if (options.encoder == quant::Encoder::gptq) {
     OPTIQ_CHECK(encode_by_grams(model, batch, subjects, options, prepared, progress));
     return prepared;

@@ -7,9 +7,9 @@
 
 #include "fisher.h"
 #include "kl.h"
+#include "mse.h"
 #include "optiq/base/journal.h"
 #include "optiq/base/statistics.h"
-#include "mse.h"
 #include "prepare.h"
 #include "walk.h"
 
@@ -78,7 +78,8 @@ Result<calibrate::TokenBatch> calibration_tokens(Journal& journal, const model::
   return batch;
 }
 
-/// The samples of `kl` of all sequences: those of the journal, then the missing ones, each recorded when it is done.
+/// The samples of `kl` of all sequences: those of the journal, then the missing ones, each recorded when it
+/// is done.
 Result<std::vector<Sample>> collect_samples(const Workbench& bench, Journal& journal,
                                             const Progress& progress) {
   std::vector<Sample> samples;
@@ -229,7 +230,8 @@ Result<Measured> measure(const Job& job, const calibrate::TokenBatch& batch, Jou
   if (job.options.estimator == Estimator::fisher)
     return measure_fisher(job.model, batch, job.subjects, job.options, journal, 1, progress);
   if (job.options.estimator == Estimator::mse)
-    return measure_mse(job.model, batch, job.subjects, job.options, mse_pieces(batch.sequences), journal, 1, progress);
+    return measure_mse(job.model, batch, job.subjects, job.options, mse_pieces(batch.sequences), journal, 1,
+                       progress);
   OPTIQ_TRY(Prepared prepared, prepare(job.model, batch, job.subjects, job.options, progress));
   const Workbench bench{job.model, job.subjects, prepared.deltas, batch, job.options};
   OPTIQ_TRY(auto samples, collect_samples(bench, journal, progress));
@@ -250,12 +252,14 @@ Result<Sensitivity> profile_with(Journal& journal, const Job& job, const io::Tok
 Status check_limits(const model::Model& model, const calibrate::Source& source, const Options& options) {
   if (!options.memory.is_set()) return {};
   if (options.estimator == Estimator::kl)
-    return fail(ErrorCode::usage, "profile: kl measures whole passes; within a limit of memory use fisher or mse");
+    return fail(ErrorCode::usage,
+                "profile: kl measures whole passes; within a limit of memory use fisher or mse");
   const auto is_self = [](const calibrate::Part& part) { return part.name == "self"; };
   if (std::ranges::any_of(source.parts, is_self)) {
-    return fail(ErrorCode::usage,
-                "profile: sampling its text from the model reads all weights for every token; within a limit of "
-                "memory name a text, as by --calibration FILE");
+    return fail(
+        ErrorCode::usage,
+        "profile: sampling its text from the model reads all weights for every token; within a limit of "
+        "memory name a text, as by --calibration FILE");
   }
   const std::uint64_t least = options.estimator == Estimator::fisher
                                   ? fisher_bytes(model, source.sequences, source.tokens, options)
@@ -271,7 +275,8 @@ std::uint64_t memory_needed(const model::Model& model, std::int64_t tokens, cons
   return fisher_bytes(model, std::numeric_limits<std::int64_t>::max(), tokens, options);
 }
 
-std::uint64_t disk_needed(const model::Model& model, const calibrate::Source& source, const Options& options) {
+std::uint64_t disk_needed(const model::Model& model, const calibrate::Source& source,
+                          const Options& options) {
   const calibrate::TokenBatch batch{source.sequences, source.tokens, {}};
   if (options.estimator == Estimator::mse) {
     const std::uint64_t least = memory_needed(model, source.tokens, options);

@@ -57,8 +57,8 @@ StageRecord stage_record(std::span<const std::byte> bytes, const std::vector<Sub
   return record;
 }
 
-void add_stage(const StageRecord& record, const std::vector<Subject>& subjects, std::span<const std::size_t> own,
-               Measured& measured) {
+void add_stage(const StageRecord& record, const std::vector<Subject>& subjects,
+               std::span<const std::size_t> own, Measured& measured) {
   for (const auto& [module, energies] : record.importance) measured.importance[module] = energies;
   const std::vector<std::size_t> offsets = option_offsets(subjects);
   std::size_t value = 0;

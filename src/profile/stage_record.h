@@ -11,8 +11,8 @@
 
 namespace optiq::profile {
 
-/// What was measured in all: of each sample one value of every (module, option), modules in order, options in the order
-/// of Subject::formats; and the modules' importance.
+/// What was measured in all: of each sample one value of every (module, option), modules in order, options in
+/// the order of Subject::formats; and the modules' importance.
 struct Measured {
   std::vector<std::vector<float>> samples;
   Importance importance;
@@ -34,8 +34,8 @@ StageRecord stage_record(std::span<const std::byte> bytes, const std::vector<Sub
                          std::span<const std::size_t> own);
 
 /// Adds a stage's values to those of the same modules, and notes its importance.
-void add_stage(const StageRecord& record, const std::vector<Subject>& subjects, std::span<const std::size_t> own,
-               Measured& measured);
+void add_stage(const StageRecord& record, const std::vector<Subject>& subjects,
+               std::span<const std::size_t> own, Measured& measured);
 
 /// The subjects of a block, or outside the blocks (model::kOutsideBlocks).
 std::vector<std::size_t> subjects_of_stage(const std::vector<Subject>& subjects, std::int64_t layer);

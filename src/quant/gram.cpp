@@ -177,7 +177,8 @@ void take_factor(std::vector<float> lower, GramFactor& factor) {
 }
 
 /// For each place in `wanted` the place in `present` of the same input.
-std::vector<std::int32_t> places(const std::vector<std::int32_t>& wanted, const std::vector<std::int32_t>& present) {
+std::vector<std::int32_t> places(const std::vector<std::int32_t>& wanted,
+                                 const std::vector<std::int32_t>& present) {
   std::vector<std::int32_t> place(present.size()), result;
   for (std::size_t i = 0; i < present.size(); ++i)
     place[static_cast<std::size_t>(present[i])] = static_cast<std::int32_t>(i);
@@ -204,7 +205,8 @@ Result<Gram> Gram::make(std::vector<float> moments, std::int64_t in_features, st
   return Gram(std::move(moments), in_features);
 }
 
-Gram::Gram(std::vector<float> moments, std::int64_t in_features) : diagonal_(static_cast<std::size_t>(in_features)) {
+Gram::Gram(std::vector<float> moments, std::int64_t in_features)
+    : diagonal_(static_cast<std::size_t>(in_features)) {
   for (std::size_t i = 0; i < diagonal_.size(); ++i) diagonal_[i] = moments[i * (diagonal_.size() + 1)];
   factor_.order.resize(diagonal_.size());
   std::iota(factor_.order.begin(), factor_.order.end(), 0);

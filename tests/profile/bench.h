@@ -35,7 +35,8 @@ struct TinyBench {
     options.compute = kernels::Compute::f32;
   }
 
-  /// Every sample of `fisher`, sequences in order, each with its draws; encoded by rtn unless `encoder` says otherwise.
+  /// Every sample of `fisher`, sequences in order, each with its draws; encoded by rtn unless `encoder` says
+  /// otherwise.
   [[nodiscard]] Measured fisher(quant::Encoder encoder = quant::Encoder::rtn) const {
     Journal journal = Journal::begin(folder.path() / "fisher.journal", "this work").value();
     const Measured measured = fisher(encoder, journal);

@@ -360,8 +360,7 @@ TEST_P(Estimators, GramsAreTheMeanProductsOfTheInputs) {
     for (const auto& [module, gram] : grams) {
       const auto width = static_cast<std::size_t>(gram->in_features());
       const Doubles reference = mean_gram(expected.at(module), width);
-      EXPECT_TRUE(test::close(doubles_of(gram->moments()), reference,
-                              1e-5 * test::largest(reference)))
+      EXPECT_TRUE(test::close(doubles_of(gram->moments()), reference, 1e-5 * test::largest(reference)))
           << module;
       expected.erase(module);
     }
@@ -413,8 +412,7 @@ TEST_P(Estimators, ReplacementsReachTheBlocksBehind) {
     if (layer == 0) return replaced;
     for (const auto& [module, gram] : grams) {
       const Doubles reference = mean_gram(expected.at(module), static_cast<std::size_t>(gram->in_features()));
-      EXPECT_TRUE(test::close(doubles_of(gram->moments()), reference,
-                              1e-4 * test::largest(reference)))
+      EXPECT_TRUE(test::close(doubles_of(gram->moments()), reference, 1e-4 * test::largest(reference)))
           << module;
     }
     return Replacements{};

@@ -69,8 +69,8 @@ class Multiplier {
 /// Row `row` of a matrix in f32: y [in].
 void read_row(const Matrix& matrix, std::size_t row, float* y);
 
-/// Σ w[i]·x[i] over `n` stored values in a row, in f32 and in an order that depends on the instruction set. On the calling
-/// thread alone.
+/// Σ w[i]·x[i] over `n` stored values in a row, in f32 and in an order that depends on the instruction set.
+/// On the calling thread alone.
 float dot(Storage storage, const void* w, std::size_t n, const float* x);
 
 /// Rows of a matrix of activations, `stride` floats apart.

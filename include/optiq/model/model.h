@@ -35,8 +35,8 @@ struct Pass {
   /// quantized: traced arrays for vjp, perturbed ones for sensitivity. Where embeddings are tied,
   /// model.embed_tokens is replaced in both of its uses.
   const std::unordered_map<std::string, mx::array>* weights = nullptr;
-  /// Added to the output [rows.., out] of these modules (of the head where embeddings are tied): traced zeros, whose
-  /// vjp is the gradient of the output.
+  /// Added to the output [rows.., out] of these modules (of the head where embeddings are tied): traced
+  /// zeros, whose vjp is the gradient of the output.
   const std::unordered_map<std::string, mx::array>* shifts = nullptr;
   /// Sees the input [rows.., in] of every quantizable linear module when the graph is built; a tied head's
   /// goes by the name of model.embed_tokens.

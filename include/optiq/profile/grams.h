@@ -26,8 +26,8 @@ using GramVisitor = std::function<Result<Replacements>(std::int64_t layer, const
 
 struct WalkOptions {
   kernels::Compute compute = kernels::Compute::bf16;  ///< of the passes, and of the Grams (kernels::gram)
-  /// Later blocks see what a block gives with the weights that `visit` returned in place of its own; what they
-  /// are is else ignored.
+  /// Later blocks see what a block gives with the weights that `visit` returned in place of its own; what
+  /// they are is else ignored.
   bool replaces = false;
   /// Whether a stage's Grams are wanted; `visit` gets none of those that are not. Empty: all are.
   std::function<bool(std::int64_t layer)> wants = {};
@@ -44,8 +44,8 @@ Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch,
 /// The least memory of walk_grams with an encoder that factors Grams; `replaces` as in the options.
 std::uint64_t gram_walk_bytes(const model::Model& model, std::int64_t tokens, bool replaces);
 
-/// Of that: a pass over one block that sums its Grams, so many sequences at once; and beside a block's Grams, what their
-/// factors take while its modules are encoded.
+/// Of that: a pass over one block that sums its Grams, so many sequences at once; and beside a block's Grams,
+/// what their factors take while its modules are encoded.
 std::uint64_t gram_bytes(const model::Model& model, std::int64_t tokens, std::int64_t together);
 std::uint64_t factor_bytes(const model::Model& model);
 

@@ -21,9 +21,9 @@ struct GramFactor {
   double damping = 0;
 };
 
-/// The factor of the group size that was asked for last is kept, and takes H itself into its order: two [in, in] matrices
-/// in all. So whoever encodes by several sizes takes the formats of one after those of another. Not safe for use by
-/// several threads.
+/// The factor of the group size that was asked for last is kept, and takes H itself into its order: two [in,
+/// in] matrices in all. So whoever encodes by several sizes takes the formats of one after those of another.
+/// Not safe for use by several threads.
 class Gram {
  public:
   /// `moments`: H, symmetric, row-major [in_features, in_features], f32. bad_input (naming `module`) where
@@ -31,8 +31,8 @@ class Gram {
   /// negative.
   static Result<Gram> make(std::vector<float> moments, std::int64_t in_features, std::string_view module);
 
-  /// `group_size` divides in_features. Valid until another size is asked for. Damping starts at 0.01 and grows
-  /// tenfold while the matrix is not positive definite in f32. Memory: 4·in² bytes more. Cost: in³/3
+  /// `group_size` divides in_features. Valid until another size is asked for. Damping starts at 0.01 and
+  /// grows tenfold while the matrix is not positive definite in f32. Memory: 4·in² bytes more. Cost: in³/3
   /// multiplications, threaded; nothing for the size that was asked for last.
   const GramFactor& factor(int group_size) const;
 
@@ -46,7 +46,8 @@ class Gram {
   Gram(std::vector<float> moments, std::int64_t in_features);
 
   std::vector<float> diagonal_;
-  mutable int group_size_ = 0;  ///< 0: nothing was factored yet; the order is the file's, and nothing is damped
+  mutable int group_size_ =
+      0;  ///< 0: nothing was factored yet; the order is the file's, and nothing is damped
   mutable GramFactor factor_;
 };
 
