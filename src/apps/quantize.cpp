@@ -147,12 +147,11 @@ Result<tune::CarriedOut> carry_out(const Job& job, const std::vector<fold::Fold>
   if (job.memory.is_set()) return carry_out_bounded(job);
   if (folds.empty()) return carry_out_from(job, job.model, job.activations);
   const ScratchFolder scratch(hidden_folder_beside(job.args.out));
-  OPTIQ_TRY(const auto tokens, profile::read_calibration_tokens(job.activations));
   OPTIQ_TRY(const plan::Plan plan, plan::make_plan(job.sensitivity, job.budget, job.rules));
   fold::Options options = fold_options(job, plan);
   options.folds = folds;
-  OPTIQ_TRY(const auto folded,
-            fold::fold_for_encoding(job.model, tokens, options, scratch.path(), job.console.progress()));
+  OPTIQ_TRY(const auto folded, fold::fold_for_encoding(job.model, job.activations, options, scratch.path(),
+                                                       job.console.progress()));
   return carry_out_from(job, folded.model, folded.activations);
 }
 

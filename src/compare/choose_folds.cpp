@@ -4,7 +4,6 @@
 
 #include "optiq/base/file.h"
 #include "optiq/evaluate/measure.h"
-#include "optiq/profile/importance.h"
 
 namespace optiq::compare {
 namespace {
@@ -54,9 +53,8 @@ class Trials {
 
   Result<Quality> measure_folded() const {
     const ScratchFolder scratch(folder_ / "folded");
-    OPTIQ_TRY(const auto tokens, profile::read_calibration_tokens(activations_));
     OPTIQ_TRY(const auto folded,
-              fold::fold_for_encoding(reference_, tokens, options_, scratch.path(), progress_));
+              fold::fold_for_encoding(reference_, activations_, options_, scratch.path(), progress_));
     return measure_from(folded.model, folded.activations);
   }
 

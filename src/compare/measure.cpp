@@ -3,7 +3,6 @@
 #include "optiq/base/file.h"
 #include "optiq/compare/compare.h"
 #include "optiq/fold/fold.h"
-#include "optiq/profile/importance.h"
 
 namespace optiq::compare {
 namespace {
@@ -24,11 +23,11 @@ Result<std::vector<Quality>> measure_awq(const plan::Plan& plan, const model::Mo
                                          std::span<const calibrate::TokenBatch> texts, const fs::path& folder,
                                          const Progress& progress) {
   const ScratchFolder scratch(fs::path(folder.string() + ".folded"));
-  OPTIQ_TRY(const auto tokens, profile::read_calibration_tokens(activations));
   fold::Options options;
   options.folds = {fold::Fold::awq};
   options.format = plan.modules.front().format;
-  OPTIQ_TRY(const auto folded, fold::fold_for_encoding(reference, tokens, options, scratch.path(), progress));
+  OPTIQ_TRY(const auto folded,
+            fold::fold_for_encoding(reference, activations, options, scratch.path(), progress));
   return evaluate::measure_trial({plan, folded.model, folded.activations}, reference, texts, folder,
                                  progress);
 }

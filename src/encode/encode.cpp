@@ -93,6 +93,7 @@ class Encoding {
     const profile::WalkOptions options{.compute = kernels::Compute::bf16,
                                        .replaces = true,
                                        .wants = [&](std::int64_t layer) { return !is_done(layer); },
+                                       .weights = &calibration_.weights,
                                        .memory = options_.memory};
     return profile::walk_grams(
         model, calibration_.tokens, options,
@@ -211,6 +212,10 @@ std::string work_identity(const io::Checkpoint& source, const Manifest& manifest
     known = fingerprint(std::as_bytes(std::span(values)), known);
   }
   known = fingerprint(std::as_bytes(std::span(calibration.tokens.ids)), known);
+  for (const auto& [module, values] : calibration.weights) {
+    known = fingerprint(std::as_bytes(std::span(module)), known);
+    known = fingerprint(std::as_bytes(std::span(values)), known);
+  }
   return fmt::format("optiq encode 1\n{}\n{} {} {}\n{}", manifest_to_json(manifest).dump(), known,
                      calibration.tokens.tokens, kernels::cpu_isa(), io::checkpoint_identity(source.folder()));
 }
@@ -218,8 +223,7 @@ std::string work_identity(const io::Checkpoint& source, const Manifest& manifest
 Status write_folder(const io::Checkpoint& source, const plan::Plan& plan, const Calibration& calibration,
                     const EncodeOptions& options, const fs::path& folder, const Progress& progress) {
   OPTIQ_TRY(const Manifest manifest, make_manifest(source, plan, options.shard_limit_bytes));
-  const io::ShardLayout layout =
-      io::layout_shards(plan::checkpoint_tensors(plan), options.shard_limit_bytes);
+  const io::ShardLayout layout = io::layout_shards(plan::checkpoint_tensors(plan), options.shard_limit_bytes);
   OPTIQ_TRY(PartialFiles files,
             PartialFiles::open(folder, layout, work_identity(source, manifest, calibration),
                                std::chrono::duration<double>(options.record_seconds)));
@@ -255,6 +259,7 @@ Result<Calibration> read_calibration(const fs::path& path, const plan::Plan& pla
   OPTIQ_TRY(calibration.importance, profile::read_importance(path));
   if (needs_grams(plan)) {
     OPTIQ_TRY(calibration.tokens, profile::read_calibration_tokens(path));
+    OPTIQ_TRY(calibration.weights, profile::read_token_weights(path, calibration.tokens));
   }
   return calibration;
 }

@@ -114,16 +114,18 @@ Status fold_checkpoint(const model::Model& model, const calibrate::TokenBatch& t
   return staging.commit();
 }
 
-Result<Folded> fold_for_encoding(const model::Model& model, const calibrate::TokenBatch& tokens,
+Result<Folded> fold_for_encoding(const model::Model& model, const fs::path& activations,
                                  const Options& options, const fs::path& folder, const Progress& progress) {
+  OPTIQ_TRY(const auto tokens, profile::read_calibration_tokens(activations));
+  OPTIQ_TRY(const auto weights, profile::read_token_weights(activations, tokens));
   OPTIQ_CHECK(make_folder(folder));
   OPTIQ_CHECK(fold_checkpoint(model, tokens, options, folder / "model", progress));
   OPTIQ_TRY(auto folded, model::Model::open(folder / "model"));
   OPTIQ_TRY(const auto importance,
             profile::measure_importance(folded, tokens, kernels::Compute::bf16, {}, progress));
-  fs::path activations = folder / "activations.safetensors";
-  OPTIQ_CHECK(profile::write_importance(activations, importance, tokens));
-  return Folded{std::move(folded), std::move(activations)};
+  fs::path own = folder / "activations.safetensors";
+  OPTIQ_CHECK(profile::write_importance(own, importance, tokens, weights));
+  return Folded{std::move(folded), std::move(own)};
 }
 
 Result<std::optional<Provenance>> read_provenance(const fs::path& folder) {

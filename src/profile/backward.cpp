@@ -82,12 +82,20 @@ Result<StageGradients> backward(const Stage& stage, std::span<const model::Modul
     return std::vector<mx::array>{stage(arguments[0], pass)};
   };
   std::vector<mx::array> wanted = mx::vjp(traced, primals, {cotangent}).second;
-  for (const model::ModuleShape& module : modules) wanted.push_back(taps.at(module.name));
+  std::vector<std::size_t> owners;
+  for (const model::ModuleShape& module : modules) {
+    const std::uintptr_t read = taps.at(module.name).id();
+    owners.push_back(static_cast<std::size_t>(
+        std::ranges::find(modules, read, [&](const auto& other) { return taps.at(other.name).id(); }) -
+        modules.begin()));
+    wanted.push_back(taps.at(module.name));
+  }
   taps.clear();
   for (mx::array& array : wanted) array = mx::contiguous(mx::astype(array, mx::float32));
   OPTIQ_CHECK(model::evaluate(wanted));
   const auto behind_outputs = wanted.begin() + 1 + static_cast<std::ptrdiff_t>(modules.size());
-  return StageGradients{wanted[0], {wanted.begin() + 1, behind_outputs}, {behind_outputs, wanted.end()}};
+  return StageGradients{
+      wanted[0], {wanted.begin() + 1, behind_outputs}, {behind_outputs, wanted.end()}, std::move(owners)};
 }
 
 Result<std::vector<double>> project(const DeltaStore& deltas, std::size_t place,

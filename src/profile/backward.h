@@ -17,6 +17,7 @@ struct StageGradients {
   model::mx::array input;                 ///< as the stage's input
   std::vector<model::mx::array> outputs;  ///< of each module [sequences, T, out]
   std::vector<model::mx::array> taps;     ///< what each module reads [sequences, T, in]: no gradient
+  std::vector<std::size_t> owners;        ///< of each module the place of the first that reads the same
 };
 
 /// All of them evaluated. `modules` may be empty: then only the input's gradient is computed.

@@ -8,6 +8,7 @@
 #include "gram_sums.h"
 #include "optiq/base/half.h"
 #include "optiq/base/random.h"
+#include "token_sizes.h"
 #include "walk.h"
 
 namespace optiq::profile {
@@ -141,7 +142,7 @@ class Fisher {
       OPTIQ_CHECK(look_up(stage, *tied_changes_, record.values));
       return record;
     }
-    OPTIQ_TRY(DeltaStore changes, changes_of(stage, subjects, record.importance));
+    OPTIQ_TRY(DeltaStore changes, changes_of(stage, subjects, record));
     if (stage.is_embeddings()) {
       OPTIQ_CHECK(look_up(stage, changes, record.values));
       return record;
@@ -187,11 +188,53 @@ class Fisher {
     return activations;
   }
 
+  /// What the first draw's gradients say of the tokens, for the encoder that uses it.
+  Result<TokenWeights> weights_of(BackStage stage, const std::vector<Subject>& subjects) {
+    TokenSizes sizes;
+    if (options_.encoder != quant::Encoder::gptq || stage.is_embeddings()) return sizes.weights();
+    for (std::int64_t group = 0; group < groups_; ++group) {
+      OPTIQ_TRY(const mx::array input, hidden_.get(slot(stage.is_head() ? layers_ : stage.layer(), group)));
+      OPTIQ_CHECK(stage.is_head() ? add_head_sizes(group, input, subjects[0].shape.name, sizes)
+                                  : add_block_sizes(stage.layer(), group, input, subjects, sizes));
+    }
+    return sizes.weights();
+  }
+
+  Status add_head_sizes(std::int64_t group, const mx::array& hidden, const std::string& head,
+                        TokenSizes& sizes) {
+    for (std::int64_t sequence = 0; sequence < sequences_of(group); ++sequence) {
+      const mx::array logits = rows_of(model_.head(sequence_of(hidden, sequence), pass()));
+      Random random = label_numbers(group, sequence);
+      OPTIQ_TRY(const mx::array output, logit_gradient(logits, random));
+      OPTIQ_CHECK(sizes.add(head, head, output));
+    }
+    return {};
+  }
+
+  Status add_block_sizes(std::int64_t layer, std::int64_t group, const mx::array& input,
+                         const std::vector<Subject>& subjects, TokenSizes& sizes) {
+    const Stage block = [&](const mx::array& hidden, const model::Pass& pass) {
+      return model_.block(layer, hidden, pass);
+    };
+    std::vector<model::ModuleShape> modules;
+    for (const Subject& subject : subjects) modules.push_back(subject.shape);
+    OPTIQ_TRY(const mx::array cotangent, cotangents_.get(slot(0, group)));
+    OPTIQ_TRY(const auto gradients, backward(block, modules, input, cotangent, options_.compute));
+    for (std::size_t i = 0; i < modules.size(); ++i)
+      OPTIQ_CHECK(sizes.add(modules[i].name, modules[gradients.owners[i]].name, gradients.outputs[i]));
+    return {};
+  }
+
+  /// Every sequence has its own stream of numbers, so that a resumed run draws the same labels.
+  [[nodiscard]] Random label_numbers(std::int64_t group, std::int64_t sequence) const {
+    return Random(0x6f707469710000ull + static_cast<std::uint64_t>(group * together_ + sequence));
+  }
+
   /// One pass of all sequences over a stage's inputs.
-  Result<StageMoments> moments_of(BackStage stage) {
+  Result<StageMoments> moments_of(BackStage stage, const TokenWeights& weights) {
     StageMoments moments;
     if (stage.is_embeddings()) return moments;
-    GramSums sums(options_.compute);
+    GramSums sums(options_.compute, &weights);
     ChannelEnergies energies;
     const bool by_grams = options_.encoder == quant::Encoder::gptq;
     model::Pass watched = pass();
@@ -217,13 +260,13 @@ class Fisher {
     return moments;
   }
 
-  /// Every option of a stage's subjects, encoded; notes their importance.
-  Result<DeltaStore> changes_of(BackStage stage, const std::vector<std::size_t>& own,
-                                Importance& importance) {
+  /// Every option of a stage's subjects, encoded; notes their importance and their tokens' weights.
+  Result<DeltaStore> changes_of(BackStage stage, const std::vector<std::size_t>& own, StageRecord& record) {
     std::vector<Subject> subjects;
     for (const std::size_t subject : own) subjects.push_back(subjects_[subject]);
     OPTIQ_TRY(DeltaStore changes, DeltaStore::create(subjects, options_.memory, least_));
-    OPTIQ_TRY(StageMoments moments, moments_of(stage));
+    OPTIQ_TRY(record.weights, weights_of(stage, subjects));
+    OPTIQ_TRY(StageMoments moments, moments_of(stage, record.weights));
     for (std::size_t i = 0; i < subjects.size(); ++i) {
       const std::string& name = subjects[i].shape.name;
       const auto known = moments.importance.find(name);
@@ -234,7 +277,7 @@ class Fisher {
       OPTIQ_CHECK(changes.fill(i, model_, options_.encoder, inputs));
       if (gram != moments.grams.end()) moments.grams.erase(gram);
     }
-    importance = std::move(moments.importance);
+    record.importance = std::move(moments.importance);
     return changes;
   }
 
@@ -246,7 +289,7 @@ class Fisher {
   /// Those of the head, which the embeddings are too: made again where the head's stage was in the journal.
   Status keep_tied_changes() {
     if (tied_changes_) return {};
-    Importance known;
+    StageRecord known;
     OPTIQ_TRY(DeltaStore changes, changes_of({0, layers_}, {0}, known));
     keep_tied(std::move(changes));
     return {};
@@ -333,8 +376,7 @@ class Fisher {
       watched.tap = [&](const std::string&, const mx::array& array) { read = array; };
       const mx::array logits = rows_of(model_.head(input, watched));
       OPTIQ_CHECK(model::evaluate({logits, *read}));
-      // Every sequence has its own stream of numbers, so that a resumed run draws the same labels.
-      Random random(0x6f707469710000ull + static_cast<std::uint64_t>(group * together_ + sequence));
+      Random random = label_numbers(group, sequence);
       for (std::int64_t first = 0; first < options_.label_draws; first = draws_behind(first)) {
         std::vector<Factors> factors;
         std::vector<std::size_t> columns;

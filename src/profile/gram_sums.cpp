@@ -22,7 +22,22 @@ void GramSums::add(const std::string& module, const mx::array& input) {
   if (is_new && input.id() == last_input_) known->second = input_of_.at(last_module_);
   last_input_ = input.id();
   last_module_ = module;
-  if (known->second == module) pending_.emplace_back(module, kernels::gram(input, compute_));
+  if (known->second == module)
+    pending_.emplace_back(module, kernels::gram(weighted(module, input), compute_));
+}
+
+/// Each token's input times the root of its weight.
+mx::array GramSums::weighted(const std::string& module, const mx::array& input) {
+  if (weights_ == nullptr) return input;
+  const auto found = weights_->find(module);
+  if (found == weights_->end()) return input;
+  mx::Shape shape = input.shape();
+  shape.back() = 1;
+  const std::size_t tokens = input.size() / static_cast<std::size_t>(input.shape(-1));
+  std::size_t& seen = seen_[module];
+  const mx::array weights(found->second.begin() + static_cast<std::ptrdiff_t>(seen), shape, mx::float32);
+  seen += tokens;
+  return mx::astype(input, mx::float32) * mx::sqrt(weights);
 }
 
 Status GramSums::evaluate() {

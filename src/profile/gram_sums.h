@@ -14,9 +14,11 @@ void add_gram(const model::mx::array& gram, std::vector<float>& sum);
 
 class GramSums {
  public:
-  explicit GramSums(kernels::Compute compute) : compute_(compute) {}
+  /// `weights` is borrowed; modules that it lacks, or all where it is nullptr, count all tokens alike.
+  explicit GramSums(kernels::Compute compute, const TokenWeights* weights = nullptr)
+      : compute_(compute), weights_(weights) {}
 
-  /// To be given as a watch's tap; modules that read the same array share a sum.
+  /// To be given as a watch's tap; sequences come in order. Modules that read the same array share a sum.
   void add(const std::string& module, const model::mx::array& input);
 
   /// Evaluates what was added, one after another, and sums it in place: a Gram may take as much as a block.
@@ -26,7 +28,11 @@ class GramSums {
   [[nodiscard]] Result<Grams> means(std::int64_t tokens) &&;
 
  private:
+  model::mx::array weighted(const std::string& module, const model::mx::array& input);
+
   kernels::Compute compute_;
+  const TokenWeights* weights_;
+  std::map<std::string, std::size_t> seen_;  ///< how many tokens of a weighted module
   std::map<std::string, std::vector<float>> sums_;
   std::vector<std::pair<std::string, model::mx::array>> pending_;
   std::map<std::string, std::string> input_of_;  ///< module → the one that holds its sum

@@ -46,7 +46,7 @@ class GramWalk {
         progress_(progress) {}
 
   Status visit_block(std::int64_t layer) {
-    GramSums sums(options_.compute);
+    GramSums sums(options_.compute, options_.weights);
     const bool wanted = is_wanted(layer);
     const Watch watch = watch_of(sums);
     if (!options_.replaces) {
@@ -59,7 +59,7 @@ class GramWalk {
   }
 
   Status visit_head() {
-    GramSums sums(options_.compute);
+    GramSums sums(options_.compute, options_.weights);
     const Watch watch = watch_of(sums);
     if (is_wanted(model::kOutsideBlocks)) OPTIQ_CHECK(walk_.watch(model::kOutsideBlocks, watch));
     return visit(model::kOutsideBlocks, std::move(sums)).map([](const auto&) {});

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "channel_energies.h"
+#include "optiq/base/half.h"
 #include "optiq/io/safetensors.h"
 #include "walk.h"
 
@@ -38,26 +39,34 @@ std::filesystem::path importance_path(const std::filesystem::path& sensitivity) 
 namespace {
 
 constexpr const char* kTokens = "calibration.tokens";
+constexpr std::string_view kWeights = ".token_weights";
 
 Status write_tensors(const std::filesystem::path& path, const Importance& importance,
-                     const calibrate::TokenBatch& batch) {
+                     const calibrate::TokenBatch& batch, const TokenWeights& weights) {
   std::vector<io::TensorSpec> specs{{kTokens, DType::i32, {batch.sequences, batch.tokens}}};
   for (const auto& [module, values] : importance)
     specs.push_back({module, DType::f32, {static_cast<std::int64_t>(values.size())}});
+  for (const auto& [module, values] : weights)
+    specs.push_back({module + std::string(kWeights), DType::bf16, {batch.sequences, batch.tokens}});
   OPTIQ_TRY(auto writer, io::SafetensorsWriter::create(path, specs, {{"format", "optiq-importance"}}));
   OPTIQ_CHECK(writer.append(std::as_bytes(std::span(batch.ids))));
   for (const auto& [module, values] : importance)
     OPTIQ_CHECK(writer.append(std::as_bytes(std::span(values))));
+  for (const auto& [module, values] : weights) {
+    std::vector<std::uint16_t> halves;
+    for (const float value : values) halves.push_back(f32_to_bf16(value));
+    OPTIQ_CHECK(writer.append(std::as_bytes(std::span(halves))));
+  }
   return writer.finish();
 }
 
 }  // namespace
 
 Status write_importance(const std::filesystem::path& path, const Importance& importance,
-                        const calibrate::TokenBatch& batch) {
+                        const calibrate::TokenBatch& batch, const TokenWeights& weights) {
   std::filesystem::path temporary = path;
   temporary += ".tmp";
-  Status status = write_tensors(temporary, importance, batch);
+  Status status = write_tensors(temporary, importance, batch, weights);
   std::error_code error;
   if (status) std::filesystem::rename(temporary, path, error);
   if (error)
@@ -70,7 +79,7 @@ Result<Importance> read_importance(const std::filesystem::path& path) {
   OPTIQ_TRY(const auto file, io::SafetensorsFile::open(path));
   Importance importance;
   for (const auto& [module, tensor] : file.tensors()) {
-    if (module == kTokens) continue;
+    if (module == kTokens || module.ends_with(kWeights)) continue;
     if (tensor.dtype != DType::f32 || tensor.shape.size() != 1) {
       return fail(ErrorCode::bad_input, "{}: {}: expected a vector of F32, got {} with {} dimensions",
                   path.string(), module, dtype_name(tensor.dtype), tensor.shape.size());
@@ -106,6 +115,31 @@ Result<calibrate::TokenBatch> read_calibration_tokens(const std::filesystem::pat
       return fail(ErrorCode::bad_input, "{}: {}: expected tokens ≥ 0, got {}", path.string(), kTokens, token);
   }
   return batch;
+}
+
+Result<TokenWeights> read_token_weights(const std::filesystem::path& path,
+                                        const calibrate::TokenBatch& batch) {
+  OPTIQ_TRY(const auto file, io::SafetensorsFile::open(path));
+  TokenWeights weights;
+  for (const auto& [name, tensor] : file.tensors()) {
+    if (!name.ends_with(kWeights)) continue;
+    if (tensor.dtype != DType::bf16 || tensor.shape != std::vector{batch.sequences, batch.tokens}) {
+      return fail(ErrorCode::bad_input, "{}: {}: expected BF16 [{}, {}] as the tokens are, got {} [{}]",
+                  path.string(), name, batch.sequences, batch.tokens, dtype_name(tensor.dtype),
+                  fmt::join(tensor.shape, ", "));
+    }
+    std::vector<float>& values = weights[name.substr(0, name.size() - kWeights.size())];
+    for (std::size_t i = 0; i < tensor.bytes.size(); i += sizeof(std::uint16_t)) {
+      std::uint16_t half = 0;
+      std::memcpy(&half, tensor.bytes.data() + i, sizeof half);
+      values.push_back(bf16_to_f32(half));
+      if (!(values.back() >= 0) || !std::isfinite(values.back())) {
+        return fail(ErrorCode::bad_input, "{}: {}: expected finite values ≥ 0, got {}", path.string(), name,
+                    values.back());
+      }
+    }
+  }
+  return weights;
 }
 
 }  // namespace optiq::profile

@@ -36,7 +36,7 @@ struct Job {
 /// Everything that a finished piece depends on. Work is continued only where all of it is the same.
 std::string work_identity(const model::Model& model, const calibrate::Source& source,
                           const Options& options) {
-  std::string text = fmt::format("optiq profile 3\n{} {} {} {} {}\n", estimator_name(options.estimator),
+  std::string text = fmt::format("optiq profile 4\n{} {} {} {} {}\n", estimator_name(options.estimator),
                                  quant::encoder_name(options.encoder), options.label_draws,
                                  static_cast<int>(options.compute), kernels::cpu_isa());
   for (const quant::Format format : options.formats) text += quant::to_string(format) + " ";
@@ -235,7 +235,7 @@ Result<Measured> measure(const Job& job, const calibrate::TokenBatch& batch, Jou
   OPTIQ_TRY(Prepared prepared, prepare(job.model, batch, job.subjects, job.options, progress));
   const Workbench bench{job.model, job.subjects, prepared.deltas, batch, job.options};
   OPTIQ_TRY(auto samples, collect_samples(bench, journal, progress));
-  return Measured{std::move(samples), std::move(prepared.importance)};
+  return Measured{std::move(samples), std::move(prepared.importance), {}};
 }
 
 Result<Sensitivity> profile_with(Journal& journal, const Job& job, const io::Tokenizer& tokenizer,
@@ -243,7 +243,7 @@ Result<Sensitivity> profile_with(Journal& journal, const Job& job, const io::Tok
   OPTIQ_TRY(const auto batch, calibration_tokens(journal, job.model, tokenizer, job.source, progress));
   OPTIQ_TRY(const Measured measured, measure(job, batch, journal, progress));
   const Sensitivity result = summarise(job, batch, measured.samples);
-  OPTIQ_CHECK(write_importance(importance_path(output), measured.importance, batch));
+  OPTIQ_CHECK(write_importance(importance_path(output), measured.importance, batch, measured.weights));
   OPTIQ_CHECK(write_sensitivity(output, result));
   return result;
 }

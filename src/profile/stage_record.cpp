@@ -11,6 +11,15 @@ void append(std::vector<std::byte>& bytes, std::span<const T> values) {
   bytes.insert(bytes.end(), raw.begin(), raw.end());
 }
 
+/// The length of what `values` has of a module, and that.
+void append_of(std::vector<std::byte>& bytes, const std::map<std::string, std::vector<float>>& values,
+               const std::string& module) {
+  const auto found = values.find(module);
+  const std::uint64_t length = found == values.end() ? 0 : found->second.size();
+  append(bytes, std::span(&length, 1));
+  if (length > 0) append(bytes, std::span<const float>(found->second));
+}
+
 /// Where each subject's options begin in a sample.
 std::vector<std::size_t> option_offsets(const std::vector<Subject>& subjects) {
   std::vector<std::size_t> offsets{0};
@@ -22,17 +31,15 @@ std::vector<std::size_t> option_offsets(const std::vector<Subject>& subjects) {
 
 Measured nothing_measured(std::size_t samples, const std::vector<Subject>& subjects) {
   const std::size_t options = option_offsets(subjects).back();
-  return {std::vector(samples, std::vector<float>(options, 0.0f)), {}};
+  return {std::vector(samples, std::vector<float>(options, 0.0f)), {}, {}};
 }
 
 std::vector<std::byte> to_bytes(const StageRecord& record, const std::vector<Subject>& subjects,
                                 std::span<const std::size_t> own) {
   std::vector<std::byte> bytes;
-  for (const std::size_t subject : own) {  // the length of its importance and that
-    const auto found = record.importance.find(subjects[subject].shape.name);
-    const std::uint64_t length = found == record.importance.end() ? 0 : found->second.size();
-    append(bytes, std::span(&length, 1));
-    if (length > 0) append(bytes, std::span<const float>(found->second));
+  for (const std::size_t subject : own) {
+    append_of(bytes, record.importance, subjects[subject].shape.name);
+    append_of(bytes, record.weights, subjects[subject].shape.name);
   }
   append(bytes, std::span<const float>(record.values));
   return bytes;
@@ -47,11 +54,15 @@ StageRecord stage_record(std::span<const std::byte> bytes, const std::vector<Sub
     bytes = bytes.subspan(count * sizeof(float));
     return values;
   };
-  for (const std::size_t subject : own) {
+  const auto read_of = [&](std::map<std::string, std::vector<float>>& values, const std::string& module) {
     std::uint64_t length = 0;
     std::memcpy(&length, bytes.data(), sizeof length);
     bytes = bytes.subspan(sizeof length);
-    if (length > 0) record.importance[subjects[subject].shape.name] = floats(length);
+    if (length > 0) values[module] = floats(length);
+  };
+  for (const std::size_t subject : own) {
+    read_of(record.importance, subjects[subject].shape.name);
+    read_of(record.weights, subjects[subject].shape.name);
   }
   record.values = floats(bytes.size() / sizeof(float));
   return record;
@@ -60,6 +71,7 @@ StageRecord stage_record(std::span<const std::byte> bytes, const std::vector<Sub
 void add_stage(const StageRecord& record, const std::vector<Subject>& subjects,
                std::span<const std::size_t> own, Measured& measured) {
   for (const auto& [module, energies] : record.importance) measured.importance[module] = energies;
+  for (const auto& [module, values] : record.weights) measured.weights[module] = values;
   const std::vector<std::size_t> offsets = option_offsets(subjects);
   std::size_t value = 0;
   for (const std::size_t subject : own) {

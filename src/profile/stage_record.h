@@ -12,10 +12,11 @@
 namespace optiq::profile {
 
 /// What was measured in all: of each sample one value of every (module, option), modules in order, options in
-/// the order of Subject::formats; and the modules' importance.
+/// the order of Subject::formats; the modules' importance, and their tokens' weights.
 struct Measured {
   std::vector<std::vector<float>> samples;
   Importance importance;
+  TokenWeights weights;
 };
 
 /// No values yet: zeros.
@@ -23,6 +24,7 @@ Measured nothing_measured(std::size_t samples, const std::vector<Subject>& subje
 
 struct StageRecord {
   Importance importance;      ///< of the stage's modules that have inputs
+  TokenWeights weights;       ///< of these inputs, where the encoder uses any
   std::vector<float> values;  ///< of each of the stage's subjects, of each option, of each sample
 };
 

@@ -98,6 +98,24 @@ TEST_P(EncodeGptq, DependsOnTheTokensAloneAndGivesTheSameBytesAgain) {
   EXPECT_NE(weights("a"), weights("c"));
 }
 
+TEST_P(EncodeGptq, WeighsTokensWhereTheProfileDid) {
+  const plan::Plan plan = test::plan_of(reference_, {3, 32}, quant::Encoder::gptq);
+  const std::string module = "model.layers.1.mlp.down_proj";
+  const auto weight_of = [&](const char* name, const profile::TokenWeights& weights) {
+    const Status status =
+        encode_checkpoint(reference_.checkpoint(), plan, {{}, batch_, weights}, folder_.path() / name);
+    EXPECT_TRUE(status) << status.error().message;
+    return test::values(stored_weight(model::Model::open(folder_.path() / name).value(), module));
+  };
+  profile::TokenWeights weights;
+  for (std::size_t i = 0; i < batch_.ids.size(); ++i)
+    weights[module].push_back(static_cast<float>(std::exp(2 * random_.normal())));
+  const profile::TokenWeights ones{{module, std::vector<float>(batch_.ids.size(), 1.0f)}};
+  const Doubles plain = weight_of("plain", {});
+  EXPECT_EQ(weight_of("ones", ones), plain);
+  EXPECT_NE(weight_of("weighed", weights), plain);
+}
+
 /// The blocks in front of the one that is gone on with are read back: the others are measured behind them.
 TEST_P(EncodeGptq, GoesOnWhereAFullDiskStoppedIt) {
   encode_by(quant::Encoder::gptq, folder_.path() / "whole", batch_);

@@ -103,6 +103,22 @@ struct TinyBench {
   DeltaStore deltas;
 };
 
+/// The labels of `fisher`: from each sequence's own stream of random numbers.
+inline std::vector<std::vector<std::int32_t>> labels_of(const TinyBench& tiny, std::int64_t sequence) {
+  const mx::array all = tiny.model.forward(tiny.batch.array(sequence));
+  const mx::array logits = mx::reshape(all, {-1, all.shape(2)});
+  Random random(0x6f707469710000ull + static_cast<std::uint64_t>(sequence));
+  std::vector<std::vector<std::int32_t>> draws;
+  for (std::int64_t draw = 0; draw < tiny.options.label_draws; ++draw) {
+    std::vector<float> uniforms(static_cast<std::size_t>(tiny.batch.tokens));
+    for (float& u : uniforms) u = static_cast<float>(random.next() >> 40) * 0x1p-24f;
+    mx::array labels = kernels::sample_rows(logits, mx::array(uniforms.begin(), {logits.shape(0)}));
+    labels.eval();
+    draws.emplace_back(labels.data<std::int32_t>(), labels.data<std::int32_t>() + labels.size());
+  }
+  return draws;
+}
+
 /// The inputs of every linear module over one sequence, rows in double, by the module's name.
 inline std::unordered_map<std::string, Doubles> tapped_inputs(const TinyBench& tiny, std::int64_t sequence) {
   std::unordered_map<std::string, mx::array> inputs;

@@ -58,22 +58,6 @@ TEST_P(Estimators, DeltasAreDequantizedMinusOriginal) {
   }
 }
 
-/// The labels of `fisher`: from each sequence's own stream of random numbers.
-std::vector<std::vector<std::int32_t>> labels_of(const TinyBench& tiny, std::int64_t sequence) {
-  const mx::array all = tiny.model.forward(tiny.batch.array(sequence));
-  const mx::array logits = mx::reshape(all, {-1, all.shape(2)});
-  Random random(0x6f707469710000ull + static_cast<std::uint64_t>(sequence));
-  std::vector<std::vector<std::int32_t>> draws;
-  for (std::int64_t draw = 0; draw < tiny.options.label_draws; ++draw) {
-    std::vector<float> uniforms(static_cast<std::size_t>(tiny.batch.tokens));
-    for (float& u : uniforms) u = static_cast<float>(random.next() >> 40) * 0x1p-24f;
-    mx::array labels = kernels::sample_rows(logits, mx::array(uniforms.begin(), {logits.shape(0)}));
-    labels.eval();
-    draws.emplace_back(labels.data<std::int32_t>(), labels.data<std::int32_t>() + labels.size());
-  }
-  return draws;
-}
-
 /// d/dε Σ_t log p(label_t) along ε·ΔW, from differences at two steps whose cubic terms cancel.
 double slope(const TinyBench& tiny, std::int64_t sequence, std::size_t subject, std::size_t option,
              const std::vector<std::int32_t>& labels) {

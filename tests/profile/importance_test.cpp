@@ -93,6 +93,34 @@ TEST_F(ImportanceFile, BadFilesAreBadInput) {
   }
 }
 
+TEST_F(ImportanceFile, HoldsTheWeightsOfTokens) {
+  const TokenWeights weights{{"w", {1, 0, 0.5f, 2, 1.5f, 3}}, {"lm_head", {4, 0.25f, 0, 1, 1, 1}}};
+  ASSERT_TRUE(write_importance(path_, {{"w", {1, 2}}}, batch_, weights));
+  EXPECT_EQ(read_token_weights(path_, batch_).value(), weights);
+  EXPECT_EQ(read_importance(path_).value(), (Importance{{"w", {1, 2}}}));
+  EXPECT_EQ(read_calibration_tokens(path_)->ids, batch_.ids);
+  ASSERT_TRUE(write_importance(path_, {{"w", {1, 2}}}, batch_));
+  EXPECT_TRUE(read_token_weights(path_, batch_)->empty());
+}
+
+TEST_F(ImportanceFile, BadWeightsOfTokensAreBadInput) {
+  const auto expect_bad_weights = [&](std::string_view part) {
+    const auto weights = read_token_weights(path_, batch_);
+    ASSERT_FALSE(weights);
+    EXPECT_EQ(weights.error().code, ErrorCode::bad_input);
+    EXPECT_TRUE(test::contains(weights.error().message, path_.string()));
+    EXPECT_TRUE(test::contains(weights.error().message, part)) << weights.error().message;
+  };
+  write({test::random_tensor(random_, "w.token_weights", DType::f32, {2, 3})});
+  expect_bad_weights("w.token_weights: expected BF16 [2, 3]");
+  write({test::random_tensor(random_, "w.token_weights", DType::bf16, {3, 2})});
+  expect_bad_weights("as the tokens are, got BF16 [3, 2]");
+  for (const float bad : {-1.0f, std::nanf(""), INFINITY}) {
+    ASSERT_TRUE(write_importance(path_, {}, batch_, {{"w", {1, 1, 1, bad, 1, 1}}}));
+    expect_bad_weights("w.token_weights: expected finite values");
+  }
+}
+
 TEST_F(ImportanceFile, AFolderThatIsMissingIsOutOfResources) {
   const Status status = write_importance(folder_.path() / "none" / "x.safetensors", {{"w", {1}}}, batch_);
   ASSERT_FALSE(status);

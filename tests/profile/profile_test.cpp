@@ -88,6 +88,18 @@ TEST_F(ProfileTest, WritesBothFilesAndRemovesTheJournal) {
   }
 }
 
+TEST_F(ProfileTest, WeighsTokensForGptqAlone) {
+  const auto weights_by = [&](quant::Encoder encoder) {
+    Options options = options_of(Estimator::fisher);
+    options.encoder = encoder;
+    EXPECT_TRUE(run(folder_.path(), options));
+    const fs::path file = importance_path(folder_.path() / "out.json");
+    return read_token_weights(file, read_calibration_tokens(file).value()).value();
+  };
+  EXPECT_EQ(weights_by(quant::Encoder::gptq).size(), 4u * 2 + 1);
+  EXPECT_TRUE(weights_by(quant::Encoder::range).empty());
+}
+
 TEST_F(ProfileTest, FisherCostsAreTheMeanSquareOfTheirProjections) {
   const Sensitivity result = run(folder_.path(), options_of(Estimator::fisher)).value();
   EXPECT_DOUBLE_EQ(result.projection_scale, 0.5 / 12);

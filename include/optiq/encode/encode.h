@@ -36,9 +36,10 @@ struct Calibration {
   /// Where the plan has a module for `gptq`: what its second moments are measured on, block by block, with
   /// the blocks in front already encoded.
   calibrate::TokenBatch tokens;
+  profile::TokenWeights weights;  ///< of these tokens; none: all count alike
 };
-/// The profile's file (profile::write_importance), or nothing known where `path` is empty. The tokens are
-/// read only where the plan needs them.
+/// The profile's file (profile::write_importance), or nothing known where `path` is empty. Tokens and weights
+/// are read only where the plan needs them.
 Result<Calibration> read_calibration(const std::filesystem::path& path, const plan::Plan& plan);
 
 /// Writes the checkpoint that `plan` describes into the folder `out`: weights, config.json with

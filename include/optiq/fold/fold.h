@@ -69,14 +69,15 @@ inline constexpr std::string_view kFoldFile = "optiq-fold.json";
 Status fold_checkpoint(const model::Model& model, const calibrate::TokenBatch& tokens, const Options& options,
                        const std::filesystem::path& out, const Progress& progress);
 
-/// A folded model, and the file of activation statistics (profile::write_importance) of its own inputs on
-/// `tokens`.
+/// A folded model, and the file of activation statistics (profile::write_importance) of its own inputs on the
+/// calibration tokens of `activations`, with the weights that those had.
 struct Folded {
   model::Model model;
   std::filesystem::path activations;
 };
-/// Both in `folder`, which is made. Cost: fold_checkpoint and a forward pass over the tokens.
-Result<Folded> fold_for_encoding(const model::Model& model, const calibrate::TokenBatch& tokens,
+/// Both in `folder`, which is made; `activations` is the model's own file. Cost: fold_checkpoint and a
+/// forward pass over the tokens.
+Result<Folded> fold_for_encoding(const model::Model& model, const std::filesystem::path& activations,
                                  const Options& options, const std::filesystem::path& folder,
                                  const Progress& progress);
 

@@ -10,12 +10,13 @@
 #include "optiq/base/memory.h"
 #include "optiq/base/progress.h"
 #include "optiq/calibrate/calibrate.h"
+#include "optiq/profile/token_weights.h"
 #include "optiq/quant/gram.h"
 
 namespace optiq::profile {
 
-/// Module name → mean over tokens of x·xᵀ. Modules with the same input share one. A tied head's goes by the
-/// name of model.embed_tokens.
+/// Module name → (weighted) mean over tokens of x·xᵀ. Modules with the same input share one. A tied head's
+/// goes by the name of model.embed_tokens.
 using Grams = std::map<std::string, std::shared_ptr<const quant::Gram>>;
 
 /// What the rest of the pass shall use instead of a block's own weights: module name → [out, in].
@@ -31,6 +32,7 @@ struct WalkOptions {
   bool replaces = false;
   /// Whether a stage's Grams are wanted; `visit` gets none of those that are not. Empty: all are.
   std::function<bool(std::int64_t layer)> wants = {};
+  const TokenWeights* weights = nullptr;  ///< of the tokens, borrowed; else all count alike
   MemoryLimit memory = {};  ///< hidden states go to memory.scratch where it has no room for them
 };
 

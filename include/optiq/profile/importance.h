@@ -10,6 +10,7 @@
 #include "optiq/base/memory.h"
 #include "optiq/base/progress.h"
 #include "optiq/calibrate/calibrate.h"
+#include "optiq/profile/token_weights.h"
 
 namespace optiq::profile {
 
@@ -27,14 +28,19 @@ Result<Importance> measure_importance(const model::Model& model, const calibrate
 /// "x/sensitivity.importance.safetensors".
 std::filesystem::path importance_path(const std::filesystem::path& sensitivity);
 
-/// A safetensors file with one F32 tensor [in] a module, and the calibration tokens that it was measured on
+/// A safetensors file with one F32 tensor [in] a module, the calibration tokens that it was measured on
 /// (I32 [sequences, tokens], "calibration.tokens"): encoders that need more than importance measure on these
-/// again. Replaced atomically.
+/// again; and where tokens were weighed, one BF16 tensor [sequences, tokens] for each input
+/// ("MODULE.token_weights"). Replaced atomically.
 Status write_importance(const std::filesystem::path& path, const Importance& importance,
-                        const calibrate::TokenBatch& batch);
+                        const calibrate::TokenBatch& batch, const TokenWeights& weights = {});
 /// bad_input where a tensor is no F32 vector of finite, non-negative values.
 Result<Importance> read_importance(const std::filesystem::path& path);
 /// The tokens. bad_input where there are none, or fewer than 2 a sequence, or one is negative.
 Result<calibrate::TokenBatch> read_calibration_tokens(const std::filesystem::path& path);
+/// The weights of these tokens; none where they were not weighed. bad_input where their shape is not that of
+/// the tokens, or a value is negative or not finite.
+Result<TokenWeights> read_token_weights(const std::filesystem::path& path,
+                                        const calibrate::TokenBatch& batch);
 
 }  // namespace optiq::profile
