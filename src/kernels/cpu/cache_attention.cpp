@@ -115,14 +115,15 @@ class Attention {
     const std::size_t last = std::min((span + 1) * cut_.span_segments, cache_.segments());
     for (std::size_t i = span * cut_.span_segments; i < last; ++i) {
       const CacheSegment segment = cache_.segment(i, head);
+      const std::byte* next = i + 1 < cache_.segments() ? cache_.segment(i + 1, head).keys : nullptr;
       if (segment.begin < seen.end && segment.begin + segment.count > seen.begin)
-        add_segment(segment, queries, std::min(segment.count, seen.end - segment.begin), q, running);
+        add_segment(segment, next, queries, std::min(segment.count, seen.end - segment.begin), q, running);
     }
   }
 
-  /// The first `n` tokens of a segment.
-  void add_segment(const CacheSegment& segment, Range queries, std::size_t n, const float* q,
-                   const Running& running) const {
+  /// The first `n` tokens of a segment; `next`: the next one's keys.
+  void add_segment(const CacheSegment& segment, const std::byte* next, Range queries, std::size_t n,
+                   const float* q, const Running& running) const {
     float* scores = scratch<float>(Slot::scores, running.rows * kCachePage);
     if (packed_bits(segment.format.keys) > 0) {
       packed_scores(segment, d(), n, q, running.rows, scores);
@@ -130,15 +131,16 @@ class Attention {
       kernels().cache_scores(segment.format.keys, segment.keys, d(), (n + kCacheBlock - 1) / kCacheBlock, q,
                              query_width(), running.rows, scores, kCachePage);
     }
-    const std::size_t begin = segment.begin;
+    const bool are_packed = packed_bits(segment.format.values) > 0;
+    const std::size_t begin = segment.begin, end = are_packed ? round_up(n, kCacheChunk) : n;
     for (std::size_t r = 0; r < running.rows; ++r) {
       const Range seen = visible(queries.begin + r / cut_.group);
       const Range part{std::clamp(seen.begin, begin, begin + n) - begin,
                        std::clamp(seen.end, begin, begin + n) - begin};
-      weigh(scores + r * kCachePage, part, n, segment, r, running);
+      weigh(scores + r * kCachePage, part, end, segment, r, running);
     }
-    if (packed_bits(segment.format.values) > 0) {
-      add_packed_values(segment, d(), n, scores, running.rows, running.values);
+    if (are_packed) {
+      add_packed_values(segment, next, d(), n, scores, running.rows, running.values);
     } else {
       kernels().cache_values(segment.format.values, segment.values, d(), n, scores, kCachePage, running.rows,
                              running.values, value_width());

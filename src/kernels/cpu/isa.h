@@ -78,6 +78,35 @@ struct PanelsFrom {
   }
 };
 
+/// Scale and middle of each step of packed tiles: a value is (q − middle)·scale + middles of its step. Taken
+/// so, the error of what meets q counts with half the levels at most.
+struct PackedSteps {
+  const float *scales, *middles;
+  std::size_t count;  ///< a multiple of kCacheSteps
+  float middle;       ///< of the levels: (2^bits − 1)/2
+};
+
+/// Blocks of kCacheBlock lanes, each steps / kCacheSteps tiles (packed_tile.h), one after the other. They need
+/// no alignment.
+struct PackedBlocks {
+  int bits;
+  std::size_t blocks, steps;
+  const void* tiles;
+  const void* ahead;  ///< as many bytes that will be needed soon, or as `tiles`
+};
+
+/// Rows that meet packed tiles, in integers: x·scale of a step ≈ the row's scale · (128·high + low), a digit
+/// of 8 bits each, low in [−64, 63]. Rounding errs by half the row's scale at most, which is the largest
+/// |x·scale| / kLargestDigits: products with b bits err by steps·(2^b − 1)/2 times that, 2^-15 of what the
+/// largest step may contribute, for each step. Offsets are what does not depend on q.
+struct CacheRows {
+  std::int8_t* digits;  ///< [steps / kDigitSteps, rounded up][rows][high, low][kDigitSteps]
+  float *scales, *offsets;
+  std::size_t rows;
+};
+inline constexpr std::size_t kDigitSteps = 64;
+inline constexpr float kLargestDigits = 127 * 128 + 63;
+
 struct KernelTable {
   const char* name;
 
@@ -141,9 +170,10 @@ struct KernelTable {
   void (*cache_values)(CacheStorage storage, const void* values, std::size_t head_dim, std::size_t n,
                        const float* p, std::size_t p_stride, std::size_t rows, float* y,
                        std::size_t y_stride);
-  /// One packed tile (kCacheSteps steps of kCacheBlock lanes, `bits` per value) into f32 integers, a step
-  /// each `stride` floats. The words need no alignment.
-  void (*cache_unpack)(int bits, const void* words, float* y, std::size_t stride);
+  /// Rows [rows][steps.count], `x_stride` floats apart, times the steps' scales, into CacheRows of y.rows rows.
+  void (*cache_digits)(const float* x, std::size_t x_stride, const PackedSteps& steps, const CacheRows& y);
+  /// y[r·y_stride + b·kCacheBlock + lane] += Σ over steps of row r times block b.
+  void (*cache_dots)(const PackedBlocks& blocks, const CacheRows& x, float* y, std::size_t y_stride);
   /// x ← exp(x − shift); returns Σ of the results.
   float (*exp_in_place)(float* x, std::size_t n, float shift);
   /// y = factor · x; y may be x.

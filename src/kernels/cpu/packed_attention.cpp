@@ -8,87 +8,84 @@
 namespace optiq::kernels::cpu {
 namespace {
 
-/// y[r] = w·x[r], for any number of rows.
-void dot_rows(const float* w, std::size_t n, const float* x, std::size_t stride, std::size_t rows, float* y) {
-  for (std::size_t r = 0; r < rows; r += kDotRows)
-    kernels().dot(Storage::f32, w, n, x + r * stride, stride, std::min(kDotRows, rows - r), y + r);
-}
-
-void add_constant(float constant, std::size_t n, float* y) {
-  for (std::size_t i = 0; i < n; ++i) y[i] += constant;
-}
-
-/// What a chunk or a group of it needs beside its tile: scales and biases [n] each, the rows with their
-/// scales [rows][n], and of each row its product with the biases.
+/// What a chunk's tiles meet: scales and middles of `count` steps, and rows in digits.
 struct Scaled {
-  float *scales, *biases, *rows, *offsets;
+  int bits;
+  PackedSteps steps;
+  float *scales, *middles;
+  CacheRows rows;
 
-  Scaled(std::size_t n, std::size_t row_count, std::size_t row_stride)
-      : scales(scratch<float>(Slot::group_values, 2 * n + row_count * (row_stride + 1))),
-        biases(scales + n),
-        rows(biases + n),
-        offsets(rows + row_count * row_stride) {}
+  /// Scales and middles of steps that are not there stay 0.
+  Scaled(int width, std::size_t count, std::size_t row_count) : bits(width) {
+    const std::size_t digits = row_count * 2 * round_up(count, kDigitSteps);
+    rows.digits = scratch<std::int8_t>(Slot::narrow_a, digits);
+    rows.rows = row_count;
+    scales = scratch<float>(Slot::group_values, 2 * (count + row_count));
+    middles = scales + count;
+    rows.scales = middles + count;
+    rows.offsets = rows.scales + row_count;
+    std::fill_n(scales, 2 * count, 0.0f);
+    steps = {scales, middles, count, 0.5f * static_cast<float>((1 << bits) - 1)};
+  }
+
+  /// x: [rows][steps], `stride` floats apart; n scales and as many biases in f16.
+  void set(const std::byte* f16_scales, const std::byte* f16_biases, std::size_t n, const float* x,
+           std::size_t stride) const {
+    kernels().widen(Storage::f16, f16_scales, n, scales);
+    kernels().widen(Storage::f16, f16_biases, n, middles);
+    kernels().add_scaled(steps.middle, scales, n, middles);
+    kernels().cache_digits(x, stride, steps, rows);
+  }
+  /// ahead: PackedBlocks, from the chunk on.
+  void add(const std::byte* tiles, std::size_t blocks, const std::byte* ahead, float* y,
+           std::size_t y_stride) const {
+    kernels().cache_dots({bits, blocks, steps.count, tiles, ahead}, rows, y, y_stride);
+  }
 };
 
-constexpr std::size_t kTileValues = kCacheSteps * kCacheBlock;
+/// Asks for memory that will be needed soon.
+void ask_for(const std::byte* p, std::size_t bytes) {
+  constexpr std::size_t kLine = 64;
+  for (std::size_t i = 0; i < bytes; i += kLine) __builtin_prefetch(p + i);
+}
 
 }  // namespace
 
 void packed_scores(const CacheSegment& segment, std::size_t head_dim, std::size_t n, const float* q,
                    std::size_t rows, float* scores) {
-  constexpr std::size_t kBlocks = 2;  // at once: two vectors of keys hide the products' latency
-  const int bits = packed_bits(segment.format.keys);
   const PackedLayout layout(segment.format, head_dim);
-  const std::size_t width = round_up(head_dim, kCacheSteps), tiles = kBlocks * width / kCacheSteps;
-  const Scaled scaled(width, rows, width);
-  float* keys = scratch<float>(Slot::weights, tiles * kTileValues);
-  std::fill_n(scaled.scales, 2 * width, 0.0f);
+  const std::size_t width = round_up(head_dim, kCacheSteps);
+  const Scaled scaled(packed_bits(segment.format.keys), width, rows);
+  for (std::size_t r = 0; r < rows; ++r)
+    std::fill_n(scores + r * kCachePage, round_up(n, kCacheChunk), 0.0f);
   for (std::size_t first = 0; first < n; first += kCacheChunk) {
     const std::byte* chunk = segment.keys + first / kCacheChunk * layout.keys;
-    kernels().widen(Storage::f16, chunk + layout.key_scales, head_dim, scaled.scales);
-    kernels().widen(Storage::f16, chunk + layout.key_biases, head_dim, scaled.biases);
-    for (std::size_t r = 0; r < rows; ++r)
-      kernels().multiply_elements(q + r * width, scaled.scales, width, scaled.rows + r * width);
-    dot_rows(scaled.biases, width, q, width, rows, scaled.offsets);
-    for (std::size_t b = 0; b < kCacheChunk / kCacheBlock; b += kBlocks) {
-      for (std::size_t i = 0; i < tiles; ++i, chunk += tile_words(bits) * sizeof(std::uint32_t))
-        kernels().cache_unpack(bits, chunk, keys + i * kTileValues, kCacheBlock);
-      kernels().cache_scores(CacheStorage::f32, keys, width, kBlocks, scaled.rows, width, rows,
-                             scores + first + b * kCacheBlock, kCachePage);
-    }
-    for (std::size_t r = 0; r < rows; ++r)
-      add_constant(scaled.offsets[r], kCacheChunk, scores + r * kCachePage + first);
+    const std::byte* ahead = segment.values + first / kCacheChunk * layout.values;
+    scaled.set(chunk + layout.key_scales, chunk + layout.key_biases, head_dim, q, width);
+    scaled.add(chunk, kCacheChunk / kCacheBlock, ahead, scores + first, kCachePage);
+    ask_for(ahead + layout.key_scales, layout.keys - layout.key_scales);
   }
 }
 
-void add_packed_values(const CacheSegment& segment, std::size_t head_dim, std::size_t n, const float* weights,
-                       std::size_t rows, float* y) {
-  const int bits = packed_bits(segment.format.values);
+void add_packed_values(const CacheSegment& segment, const std::byte* next, std::size_t head_dim, std::size_t n,
+                       const float* weights, std::size_t rows, float* y) {
   const PackedLayout layout(segment.format, head_dim);
-  const std::size_t width = round_up(head_dim, kCacheBlock), tiles = width / kCacheBlock;
-  const std::size_t tile_size = tile_words(bits) * sizeof(std::uint32_t);
-  const Scaled scaled(kCacheChunk, rows, kCacheChunk);
-  float* values = scratch<float>(Slot::weights, kCacheGroup * kCacheSteps);
+  const int bits = packed_bits(segment.format.values);
+  const std::size_t blocks = round_up(head_dim, kCacheBlock) / kCacheBlock, width = blocks * kCacheBlock;
+  const std::size_t block_bytes = kValueTiles * tile_bytes(static_cast<std::size_t>(bits));
+  constexpr std::size_t kGroupBlocks = kCacheGroup / kCacheBlock;
+  const Scaled scaled(bits, kCacheChunk, rows);
   for (std::size_t first = 0; first < n; first += kCacheChunk) {
     const std::byte* chunk = segment.values + first / kCacheChunk * layout.values;
-    const std::size_t count = std::min(kCacheChunk, n - first);
+    const std::byte* ahead = next == nullptr ? chunk : next + first / kCacheChunk * layout.values;
     for (std::size_t g = 0; g < layout.groups; ++g) {
-      const std::size_t column = g * kCacheGroup, columns = std::min(kCacheGroup, width - column);
       const std::byte* scales = chunk + layout.value_scales + g * layout.value_group;
-      kernels().widen(Storage::f16, scales, 2 * kCacheChunk, scaled.scales);
-      for (std::size_t r = 0; r < rows; ++r)
-        kernels().multiply_elements(weights + r * kCachePage + first, scaled.scales, count,
-                                    scaled.rows + r * kCacheChunk);
-      dot_rows(scaled.biases, count, weights + first, kCachePage, rows, scaled.offsets);
-      for (std::size_t token = 0; token < count; token += kCacheSteps) {
-        const std::byte* from = chunk + (token / kCacheSteps * tiles + column / kCacheBlock) * tile_size;
-        for (std::size_t c = 0; c < columns; c += kCacheBlock, from += tile_size)
-          kernels().cache_unpack(bits, from, values + c, columns);
-        kernels().cache_values(CacheStorage::f32, values, columns, std::min(kCacheSteps, count - token),
-                               scaled.rows + token, kCacheChunk, rows, y + column, width);
-      }
-      for (std::size_t r = 0; r < rows; ++r) add_constant(scaled.offsets[r], columns, y + r * width + column);
+      scaled.set(scales, scales + kCacheChunk * sizeof(std::uint16_t), kCacheChunk, weights + first, kCachePage);
+      const std::size_t block = g * kGroupBlocks;
+      scaled.add(chunk + block * block_bytes, std::min(kGroupBlocks, blocks - block), ahead + block * block_bytes,
+                 y + block * kCacheBlock, width);
     }
+    ask_for(ahead + layout.value_scales, layout.values - layout.value_scales);
   }
 }
 

@@ -1,13 +1,14 @@
 // Chunks of kCacheChunk tokens of one head's keys or values in a packed storage.
 //
-// Keys: for each block of kCacheBlock tokens, tiles of kCacheSteps channels (the last filled up with zeros),
-// N·kCacheBlock words each; then scales [head_dim] and biases [head_dim], f16.
-// Values: for each kCacheSteps tokens, tiles of kCacheBlock channels (likewise); then for each group of
-// kCacheGroup channels scales [kCacheChunk] and biases [kCacheChunk], f16.
+// Keys: for each block of kCacheBlock tokens, tiles (packed_tile.h) of kCacheSteps channels (the last filled
+// up with zeros); then scales [head_dim] and biases [head_dim], f16.
+// Values: for each block of kCacheBlock channels (the last likewise), tiles of kCacheSteps tokens; then for
+// each group of kCacheGroup channels scales [kCacheChunk] and biases [kCacheChunk], f16.
 // A value is q·scale + bias. In f16 storage a chunk is what stands in any f16 segment.
 #pragma once
 
 #include "optiq/kernels/kv_cache.h"
+#include "packed_tile.h"
 
 namespace optiq::kernels::cpu {
 
@@ -15,10 +16,8 @@ constexpr std::size_t round_up(std::size_t n, std::size_t step) {
   return (n + step - 1) / step * step;
 }
 
-/// 32-bit words of a tile.
-constexpr std::size_t tile_words(int bits) {
-  return static_cast<std::size_t>(bits) * kCacheBlock;
-}
+/// Tiles of a block of values.
+inline constexpr std::size_t kValueTiles = kCacheChunk / kCacheSteps;
 
 /// Sizes in bytes, and where things lie in a chunk. `storage`: packed or f16.
 struct PackedLayout {
