@@ -50,8 +50,12 @@ TEST(Memory, AStreamedMappingGivesItsPagesBackAndReadsThemAgain) {
     const std::uint64_t before = resident_memory().now_bytes;
     file.release(file.bytes());
     const std::uint64_t after = resident_memory().now_bytes;
-    if (access == Access::streamed) EXPECT_LT(after + kFileBytes / 2, before);
-    if (access == Access::kept) EXPECT_GT(after + kFileBytes / 2, before);
+    if (access == Access::streamed) {
+      EXPECT_LT(after + kFileBytes / 2, before);
+    }
+    if (access == Access::kept) {
+      EXPECT_GT(after + kFileBytes / 2, before);
+    }
     ReadAhead ahead;
     ahead.begin({{file, file.bytes().subspan(5, 1000)}, {file, file.bytes().subspan(kFileBytes / 2)}});
     EXPECT_TRUE(std::ranges::equal(file.bytes(), bytes));

@@ -258,7 +258,9 @@ TEST_P(Estimators, MseIsTheRelativeOutputError) {
           measure_mse(tiny.model, tiny.batch, tiny.subjects, tiny.options, pieces, journal, 0, nullptr);
       ASSERT_TRUE(measured) << measured.error().message;
       expect_relative_output_errors(tiny, pieces.length, *measured);
-      if (on_disk) EXPECT_EQ(measured->samples, in_memory);
+      if (on_disk) {
+        EXPECT_EQ(measured->samples, in_memory);
+      }
       in_memory = measured->samples;
       EXPECT_EQ(measured->importance.contains("model.embed_tokens"), tiny.model.config().tied_embeddings);
     }

@@ -144,8 +144,9 @@ TEST_P(TokenWeighing, GramsAreWeightedMeans) {
           }
         }
       }
-      EXPECT_TRUE(test::close(Doubles(gram.moments().begin(), gram.moments().end()), reference,
-                              1e-5 * test::largest(reference)))
+      const std::vector<float> moments = gram.moments();
+      EXPECT_TRUE(
+          test::close(Doubles(moments.begin(), moments.end()), reference, 1e-5 * test::largest(reference)))
           << module;
     }
     return Replacements{};

@@ -36,7 +36,7 @@ struct Calibration {
   /// Where the plan has a module for `gptq`: what its second moments are measured on, block by block, with
   /// the blocks in front already encoded.
   calibrate::TokenBatch tokens;
-  profile::TokenWeights weights;  ///< of these tokens; none: all count alike
+  profile::TokenWeights weights = {};  ///< of these tokens; none: all count alike
 };
 /// The profile's file (profile::write_importance), or nothing known where `path` is empty. Tokens and weights
 /// are read only where the plan needs them.
