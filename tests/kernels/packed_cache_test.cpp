@@ -245,7 +245,7 @@ void check_attention(Random& random, const LayerCache& cache, std::size_t group,
       1, q_heads, heads, queries, tokens, d, d, static_cast<double>(scale), static_cast<int>(window)};
   const Doubles expected = test::reference::attention(shape, by_head, stored.keys, stored.values);
   const double tolerance = tolerance_of(cache.shape(), static_cast<double>(scale), tokens, by_head, stored);
-  ASSERT_LT(tolerance, 0.1);
+  ASSERT_LT(tolerance, 0.05 * test::largest(stored.values));  // it says something
   for (std::size_t t = 0; t < queries; ++t) {
     for (std::size_t h = 0; h < q_heads; ++h) {
       for (std::size_t j = 0; j < d; ++j)
