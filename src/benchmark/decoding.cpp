@@ -65,13 +65,16 @@ TokenCost token_cost(const model::Model& model) {
 }
 
 /// Keys and values that a token reads behind `context` others, in all blocks.
-double cache_read_bytes(const model::ModelConfig& c, kernels::cpu::CacheFormat format, double context) {
-  const kernels::cpu::CacheShape shape{static_cast<std::size_t>(c.kv_heads),
-                                       static_cast<std::size_t>(c.head_dim), format};
-  double tokens = 0;
-  for (std::int64_t i = 0; i < c.layers; ++i)
-    tokens += c.window(i) > 0 ? std::min(context, static_cast<double>(c.window(i))) : context;
-  return tokens * static_cast<double>(shape.page_bytes()) / static_cast<double>(kernels::cpu::kCachePage);
+double cache_read_bytes(const model::ModelConfig& c, const engine::Options& options, double context) {
+  double bytes = 0;
+  for (std::int64_t i = 0; i < c.layers; ++i) {
+    const kernels::cpu::CacheShape shape{static_cast<std::size_t>(c.kv_heads),
+                                         static_cast<std::size_t>(c.head_dim),
+                                         options.cache_of(static_cast<std::size_t>(i))};
+    const double tokens = c.window(i) > 0 ? std::min(context, static_cast<double>(c.window(i))) : context;
+    bytes += tokens * static_cast<double>(shape.page_bytes()) / static_cast<double>(kernels::cpu::kCachePage);
+  }
+  return bytes;
 }
 
 class Run {
@@ -183,7 +186,7 @@ class Run {
     const auto tokens = static_cast<double>(options_.decoded_tokens);
     const double context = static_cast<double>(depth) + tokens / 2;
     const double bytes =
-        token_cost(engine_->model()).bytes + cache_read_bytes(config, options_.engine.cache, context);
+        token_cost(engine_->model()).bytes + cache_read_bytes(config, options_.engine, context);
     while (!engine_->settled()) {
       OPTIQ_CHECK(return_to(depth, ids));
       OPTIQ_CHECK(seconds_to_feed(*engine_, {&ids[depth], 1}));

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <new>
 #include <optional>
+#include <stdexcept>
 
 #include "layers.h"
 #include "mover.h"
@@ -26,9 +27,12 @@ struct Engine::State {
   State(model::Model opened, const Options& options)
       : model(std::move(opened)), layers(layers_of(model)), multiplier(options.compute) {
     const model::ModelConfig& c = model.config();
+    if (!options.block_caches.empty() && options.block_caches.size() != size(c.layers))
+      throw std::invalid_argument(fmt::format("KV cache: expected the formats of {} blocks, got {}", c.layers,
+                                              options.block_caches.size()));
     for (std::int64_t i = 0; i < c.layers; ++i)
       caches.emplace_back(
-          cpu::CacheShape{size(c.kv_heads), size(c.head_dim), options.cache, size(c.window(i))});
+          cpu::CacheShape{size(c.kv_heads), size(c.head_dim), options.cache_of(size(i)), size(c.window(i))});
     if (options.huge_pages) mover.emplace(model, layers);
   }
 

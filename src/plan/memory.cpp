@@ -17,11 +17,36 @@ std::uint64_t scratch_bytes(const MemoryShape& shape) {
                              sizeof(float);
 }
 
-/// Of the tokens of one block that are not packed yet.
-std::uint64_t waiting_bytes(const kernels::cpu::CacheShape& cache) {
-  if (!cache.format.is_packed()) return 0;
-  constexpr std::uint64_t kTokens = kPassTokens + 2 * kernels::cpu::kCacheChunk;
-  return kTokens * cache.kv_heads * cache.head_dim * 2 * sizeof(std::uint16_t);
+kernels::cpu::CacheShape block_cache(const MemoryShape& shape, kernels::cpu::CacheFormat format) {
+  return {static_cast<std::size_t>(shape.kv_heads), static_cast<std::size_t>(shape.head_dim), format};
+}
+
+/// What stands for a format that is still to be chosen: one that is packed takes the most while it fills.
+kernels::cpu::CacheFormat standing_in(const MemoryNeed& need) {
+  kernels::cpu::CacheFormat format = need.cache;
+  if (need.plans_keys) format.keys = kernels::cpu::CacheStorage::packed8;
+  if (need.plans_values) format.values = kernels::cpu::CacheStorage::packed8;
+  return format;
+}
+
+Status check_need(const MemoryShape& shape, const MemoryNeed& need) {
+  if (need.context_tokens < 1)
+    return fail(ErrorCode::usage, "context of {} tokens: expected a positive number", need.context_tokens);
+  if (need.sequences < 1)
+    return fail(ErrorCode::usage, "{} sequences: expected a positive number", need.sequences);
+  if (!standing_in(need).is_valid()) {
+    return fail(
+        ErrorCode::usage,
+        "KV cache: packed keys or values, or such as the planner chooses, go with packed or f16 ones");
+  }
+  const double pages = static_cast<double>(need.context_tokens) / kernels::cpu::kCachePage + 1;
+  const double f32_page =
+      8.0 * kernels::cpu::kCachePage * static_cast<double>(shape.kv_heads * shape.head_dim);
+  const double bytes =
+      pages * static_cast<double>(need.sequences) * static_cast<double>(shape.layers) * f32_page;
+  if (bytes < 0x1p60) return {};
+  return fail(ErrorCode::usage, "a cache of {} sequences of {} tokens: expected a sensible size",
+              need.sequences, need.context_tokens);
 }
 
 /// A matrix of `layer` (negative: embeddings or head) makes the shape's figures no smaller.
@@ -51,29 +76,23 @@ MemoryShape memory_shape(const model::Model& model) {
   return shape;
 }
 
+std::uint64_t block_cache_bytes(const MemoryShape& shape, const MemoryNeed& need,
+                                kernels::cpu::CacheFormat format) {
+  return static_cast<std::uint64_t>(need.sequences) *
+         block_cache(shape, format).bytes(static_cast<std::size_t>(need.context_tokens));
+}
+
 Result<MemoryUse> memory_use(const MemoryShape& shape, const MemoryNeed& need) {
-  if (need.context_tokens < 1)
-    return fail(ErrorCode::usage, "context of {} tokens: expected a positive number", need.context_tokens);
-  if (need.sequences < 1)
-    return fail(ErrorCode::usage, "{} sequences: expected a positive number", need.sequences);
-  const kernels::cpu::CacheShape cache{static_cast<std::size_t>(shape.kv_heads),
-                                       static_cast<std::size_t>(shape.head_dim), need.cache};
-  const auto page = static_cast<std::int64_t>(kernels::cpu::kCachePage);
-  const std::int64_t pages = (need.context_tokens - 1) / page + 1;
-  const double bytes = static_cast<double>(pages) * static_cast<double>(need.sequences) *
-                       static_cast<double>(shape.layers) * static_cast<double>(cache.page_bytes());
-  if (bytes >= 0x1p60)
-    return fail(ErrorCode::usage, "a cache of {} sequences of {} tokens: expected a sensible size",
-                need.sequences, need.context_tokens);
+  OPTIQ_CHECK(check_need(shape, need));
   MemoryUse use{.context_tokens = need.context_tokens, .sequences = need.sequences};
-  const auto parts = static_cast<std::uint64_t>(need.sequences * shape.layers);
-  use.cache_bytes = parts * (static_cast<std::uint64_t>(pages) * cache.page_bytes() + waiting_bytes(cache));
-  use.scratch_bytes = scratch_bytes(shape);
+  if (!need.plans_cache())
+    use.cache_bytes = static_cast<std::uint64_t>(shape.layers) * block_cache_bytes(shape, need, need.cache);
+  use.scratch_bytes = scratch_bytes(shape) + block_cache(shape, standing_in(need)).pass_bytes(kPassTokens);
   return use;
 }
 
 Result<std::vector<ContextFit>> fits(const MemoryShape& shape, std::int64_t parameters, const Device& device,
-                              const std::vector<MemoryNeed>& needs) {
+                                     const std::vector<MemoryNeed>& needs) {
   std::vector<ContextFit> all;
   for (const MemoryNeed& need : needs) {
     OPTIQ_TRY(const MemoryUse use, memory_use(shape, need));

@@ -377,5 +377,51 @@ TEST(PackedCache, RefusesFormatsThatDoNotGoTogether) {
   EXPECT_THROW(LayerCache({1, 32, {CacheStorage::int8, CacheStorage::packed3}}), std::invalid_argument);
 }
 
+/// What a cache stores, read back by the decoder above, to f16; the last tokens, fewer than a chunk, in f16.
+TEST(RoundAsCached, GivesWhatACacheHolds) {
+  Random random(test::seed());
+  constexpr std::size_t kTokens = 64 * 4 + 17;
+  for (const std::size_t d : {std::size_t{64}, std::size_t{80}}) {
+    for (const CacheStorage storage : kPacked) {
+      const CacheShape shape{.kv_heads = 1, .head_dim = d, .format = storage};
+      const Tokens tokens(random, shape, kTokens);
+      LayerCache cache(shape);
+      tokens.append(cache, 0, kTokens);
+      cache.settle();
+      const Decoded decoded(cache);
+      Floats keys(kTokens * d, NAN), values(kTokens * d, NAN);
+      round_as_cached(CachePart::keys, storage, tokens.k.data(), kTokens, d, keys.data());
+      round_as_cached(CachePart::values, storage, tokens.v.data(), kTokens, d, values.data());
+      for (std::size_t i = 0; i < kTokens * d; ++i) {
+        if (i >= decoded.packed * d && i < 64 * 4 * d) continue;  // the cache has not packed these yet
+        const auto near = [](double x) { return kHalfEpsilon * std::abs(x) + 0x1p-24; };
+        ASSERT_NEAR(keys[i], decoded.keys[i], near(decoded.keys[i])) << i;
+        ASSERT_NEAR(values[i], decoded.values[i], near(decoded.values[i])) << i;
+      }
+    }
+  }
+}
+
+/// By what a cache says of itself, fed token by token and in passes.
+TEST(CacheShapes, KnowTheirBytes) {
+  Random random(test::seed());
+  for (const CacheFormat format :
+       {CacheFormat(CacheStorage::f16), CacheFormat(CacheStorage::int8), CacheFormat(CacheStorage::packed4),
+        CacheFormat(CacheStorage::f16, CacheStorage::packed3)}) {
+    const CacheShape shape{.kv_heads = 2, .head_dim = 64, .format = format};
+    const Tokens tokens(random, shape, 1200);
+    for (const std::size_t pass : {1, 100, 600}) {
+      LayerCache cache(shape);
+      for (std::size_t first = 0; first + pass <= 1200; first += pass) {
+        const std::size_t before = cache.bytes();
+        tokens.append(cache, first, first + pass);
+        EXPECT_LE(cache.bytes(), std::max(before, shape.bytes(first + pass)) + shape.pass_bytes(pass));
+        cache.settle();
+        ASSERT_EQ(cache.bytes(), shape.bytes(first + pass)) << first + pass;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace optiq::kernels::cpu

@@ -34,9 +34,9 @@ TEST(Fits, LeaveWhatCacheAndScratchDoNotTake) {
   const std::uint64_t scratch = (128u << 20) + 4 * 512 * 1000 * 4 + 500 * 4;
   const Device device{"x", 1 << 30, 200u << 20, ""};
   using enum kernels::cpu::CacheStorage;
-  const auto all = fits(shape, 1'000'000, device,
-                        {{257, 2, f16}, {257, 2, int8}, {1 << 20, 1, f16}, {257, 2, packed4}})
-                       .value();
+  const auto all =
+      fits(shape, 1'000'000, device, {{257, 2, f16}, {257, 2, int8}, {1 << 20, 1, f16}, {257, 2, packed4}})
+          .value();
   ASSERT_EQ(all.size(), 4u);
   // 3 layers · 2 sequences · 2 pages of 256 tokens · 2 heads · (64 keys + 64 values) · 2 bytes.
   EXPECT_EQ(all[0].memory.cache_bytes, 3u * 2 * 2 * 256 * 2 * 128 * 2);
@@ -45,11 +45,14 @@ TEST(Fits, LeaveWhatCacheAndScratchDoNotTake) {
   // One byte each, and two f32 scales a head and token.
   EXPECT_EQ(all[1].memory.cache_bytes, 3u * 2 * 2 * 256 * 2 * (128 + 8));
   EXPECT_EQ(all[2].weight_bytes, 0u);
-  // 4.5 bits of 128 values a head and token, and 640 tokens of each of 6 caches in f16.
-  EXPECT_EQ(all[3].memory.cache_bytes, 3u * 2 * (2 * 256 * 2 * 128 * 9 / 16 + 640 * 2 * 128 * 2));
+  // One page of 192 packed tokens (4.5 bits of 128 values a head and token); 128 may wait in f16 in each of 6
+  // caches, and in one while a pass is stored 640.
+  EXPECT_EQ(all[3].memory.cache_bytes, 3u * 2 * (256 * 2 * 128 * 9 / 16 + 128 * 2 * 128 * 2));
+  EXPECT_EQ(all[3].memory.scratch_bytes, scratch + 640 * 2 * 128 * 2);
   EXPECT_EQ(fits(shape, 1, device, {{0, 1, f16}}).error().code, ErrorCode::usage);
   EXPECT_EQ(fits(shape, 1, device, {{INT64_MAX, 1, f16}}).error().code, ErrorCode::usage);
   EXPECT_EQ(fits(shape, 1, device, {{1, INT64_MAX, f16}}).error().code, ErrorCode::usage);
+  EXPECT_EQ(fits(shape, 1, device, {{1, 1, int8, true}}).error().code, ErrorCode::usage);
 }
 
 }  // namespace

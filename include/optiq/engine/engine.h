@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "optiq/base/result.h"
 #include "optiq/kernels/compute.h"
@@ -23,18 +24,24 @@ struct Options {
   kernels::Compute compute = kernels::Compute::int8;
   /// Of keys and values; a packed one keeps the newest 64 to 127 tokens in f16.
   kernels::cpu::CacheFormat cache = {};
+  /// One for each block, in place of `cache`; empty: `cache` for all.
+  std::vector<kernels::cpu::CacheFormat> block_caches = {};
   /// Moves the weights into huge pages, a little after each of the first 64 decoded tokens, and lets go of
   /// the mapping's pages: no token waits for a repacking, and resident memory stays that of the weights.
   /// Linux only.
   bool huge_pages = true;
+
+  [[nodiscard]] const kernels::cpu::CacheFormat& cache_of(std::size_t block) const {
+    return block_caches.empty() ? cache : block_caches.at(block);
+  }
 };
 
 /// A sequence that grows. Weights are read where they lie in the checkpoint's mapping, or from huge pages.
 /// Not safe to use from several threads; several engines may share a model.
 class Engine {
  public:
-  /// Throws std::bad_alloc, or std::invalid_argument for a wrong OPTIQ_CPU_ISA or a cache format that is not
-  /// valid.
+  /// Throws std::bad_alloc, or std::invalid_argument for a wrong OPTIQ_CPU_ISA, a cache format that is not
+  /// valid or block_caches of another number than the model's blocks.
   explicit Engine(model::Model model, const Options& options = {});
   ~Engine();
   Engine(Engine&&) noexcept;

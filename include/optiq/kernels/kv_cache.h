@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 namespace optiq::kernels::cpu {
@@ -18,6 +19,15 @@ enum class CacheStorage { f32, f16, bf16, int8, packed3, packed4, packed5, packe
 constexpr int packed_bits(CacheStorage storage) {
   constexpr int kBits[]{0, 0, 0, 0, 3, 4, 5, 6, 8};
   return kBits[static_cast<int>(storage)];
+}
+
+/// The packed storage of so many bits, f16 for 16; nothing for other numbers.
+constexpr std::optional<CacheStorage> storage_of_bits(int bits) {
+  for (const CacheStorage storage : {CacheStorage::packed3, CacheStorage::packed4, CacheStorage::packed5,
+                                     CacheStorage::packed6, CacheStorage::packed8}) {
+    if (packed_bits(storage) == bits) return storage;
+  }
+  return bits == 16 ? std::optional(CacheStorage::f16) : std::nullopt;
 }
 
 /// Of one that is not packed.
@@ -51,6 +61,7 @@ struct CacheFormat {
     const auto fits = [](CacheStorage s) { return packed_bits(s) > 0 || s == CacheStorage::f16; };
     return !is_packed() || (fits(keys) && fits(values));
   }
+  friend constexpr bool operator==(const CacheFormat&, const CacheFormat&) = default;
 };
 
 struct CacheShape {
@@ -60,7 +71,19 @@ struct CacheShape {
 
   /// Of one page: keys and values of all heads, their scales and biases.
   [[nodiscard]] std::size_t page_bytes() const;
+  /// LayerCache::bytes() once so many tokens were stored and settled, in passes of any length; as if there
+  /// were no window.
+  [[nodiscard]] std::size_t bytes(std::size_t tokens) const;
+  /// The most that a pass of so many tokens takes beside that, until they are settled.
+  [[nodiscard]] std::size_t pass_bytes(std::size_t tokens) const;
 };
+
+/// What a cache of this storage gives back of one head's keys or values, x and y: [tokens][head_dim]. As in a
+/// packed cache, whole chunks of kCacheChunk tokens from the first on are packed (and rounded to f16 once
+/// more), and the last tokens, fewer than a chunk, are in f16. `storage`: packed or f16.
+enum class CachePart { keys, values };
+void round_as_cached(CachePart part, CacheStorage storage, const float* x, std::size_t tokens,
+                     std::size_t head_dim, float* y);
 
 /// Up to kCachePage tokens of one head, as they are stored. Unpacked keys: blocks [head_dim][kCacheBlock];
 /// values: [count][head_dim]; int8 with a scale (f32) a token. Packed: chunks of kCacheChunk tokens

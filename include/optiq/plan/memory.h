@@ -20,7 +20,10 @@ inline constexpr std::int64_t kDefaultContextTokens = 4096;
 struct MemoryNeed {
   std::int64_t context_tokens = kDefaultContextTokens;  ///< of each sequence
   std::int64_t sequences = 1;                           ///< decoded side by side
-  kernels::cpu::CacheFormat cache = {};
+  kernels::cpu::CacheFormat cache = {};                 ///< of every block, where it is not planned
+  bool plans_keys = false, plans_values = false;  ///< their bits are the planner's choice, block by block
+
+  [[nodiscard]] bool plans_cache() const { return plans_keys || plans_values; }
 };
 
 /// What of a model cache and scratch depend on.
@@ -32,11 +35,16 @@ struct MemoryShape {
 MemoryShape memory_shape(const profile::Sensitivity& sensitivity);
 MemoryShape memory_shape(const model::Model& model);
 
-/// All but the weights. The cache grows by pages of kernels::cpu::kCachePage tokens; of a packed
-/// one, a pass of 512 tokens and those that wait before it lie there in f16 beside. Scratch is 128 MiB for
-/// the process, its libraries and tokenizer, four times the widest block matrix's inputs and outputs of 512
-/// tokens in f32, and one row of logits in f32. usage for a context or a number of sequences below 1, or a
-/// cache of no sensible size.
+/// What one block's cache of all sequences takes, as the engine allocates it
+/// (kernels::cpu::CacheShape::bytes; sliding windows are not regarded).
+std::uint64_t block_cache_bytes(const MemoryShape& shape, const MemoryNeed& need,
+                                kernels::cpu::CacheFormat format);
+
+/// All but the weights. cache_bytes: block_cache_bytes of every block at need.cache; 0 where the planner is
+/// to choose. Scratch is 128 MiB for the process, its libraries and tokenizer, four times the widest block
+/// matrix's inputs and outputs of 512 tokens in f32, one row of logits in f32, and what of such a pass waits
+/// in f16 to be packed in one block. usage for a context or a number of sequences below 1, a cache of no
+/// sensible size, or keys or values that are planned beside others that are neither packed nor f16.
 Result<MemoryUse> memory_use(const MemoryShape& shape, const MemoryNeed& need);
 
 /// A machine, and how much of its memory one program may take without harm to the rest.
@@ -65,6 +73,6 @@ struct ContextFit {
 
 /// One ContextFit for each of `needs`. parameters > 0. Errors: those of memory_use.
 Result<std::vector<ContextFit>> fits(const MemoryShape& shape, std::int64_t parameters, const Device& device,
-                              const std::vector<MemoryNeed>& needs);
+                                     const std::vector<MemoryNeed>& needs);
 
 }  // namespace optiq::plan

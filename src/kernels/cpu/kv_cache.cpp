@@ -84,6 +84,11 @@ void store_vector(CacheStorage storage, const float* x, std::size_t n, std::byte
   }
 }
 
+/// Of keys and values of all heads that wait.
+std::size_t waiting_bytes(const CacheShape& shape, std::size_t tokens) {
+  return 2 * shape.kv_heads * shape.head_dim * tokens * cache_bytes_per_element(CacheStorage::f16);
+}
+
 /// The cache owns what its segments show.
 template <class T>
 T* writable(const T* p) {
@@ -94,6 +99,20 @@ T* writable(const T* p) {
 
 std::size_t CacheShape::page_bytes() const {
   return PageLayout(*this).key_scales(kv_heads);
+}
+
+std::size_t CacheShape::bytes(std::size_t tokens) const {
+  const auto pages = [&](std::size_t stored) {
+    return (stored + kCachePage - 1) / kCachePage * page_bytes();
+  };
+  if (!format.is_packed() || tokens == 0) return pages(tokens);
+  const std::size_t packed = tokens < kWaitingTokens ? 0 : (tokens / kCacheChunk - 1) * kCacheChunk;
+  return pages(packed) + waiting_bytes(*this, kWaitingTokens);
+}
+
+std::size_t CacheShape::pass_bytes(std::size_t tokens) const {
+  const std::size_t most = round_up(kWaitingTokens - 1 + tokens, kCacheChunk);
+  return format.is_packed() && most > kWaitingTokens ? waiting_bytes(*this, most) : 0;
 }
 
 LayerCache::LayerCache(const CacheShape& shape) : shape_(shape) {
