@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <stdexcept>
+#include <tuple>
 
 #include "cache.h"
 
@@ -77,6 +78,7 @@ mx::array attention(const Decoder& decoder, std::int64_t layer, const mx::array&
   const mx::array q = rotate(to_heads(qkv[0], config.heads, block.q_norm, config), decoder, offset);
   KeysValues kv{rotate(to_heads(qkv[1], config.kv_heads, block.k_norm, config), decoder, offset),
                 to_heads(qkv[2], config.kv_heads, std::nullopt, config)};
+  if (pass.cached) std::tie(kv.keys, kv.values) = pass.cached(kv.keys, kv.values);
   if (cache != nullptr) kv = append(*cache, kv);
   const float scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
   const mx::array mixed = kernels::attention(q, kv.keys, kv.values, scale, as_int(config.window(layer)));

@@ -1,7 +1,10 @@
 #include "backward.h"
 
 #include <algorithm>
+#include <iterator>
+#include <utility>
 
+#include "cache_options.h"
 #include "optiq/base/threads.h"
 #include "optiq/kernels/cpu.h"
 
@@ -61,14 +64,16 @@ void add_products(const std::vector<mx::array>& gradients, const std::vector<con
 }  // namespace
 
 Result<StageGradients> backward(const Stage& stage, std::span<const model::ModuleShape> modules,
-                                const mx::array& input, const mx::array& cotangent,
-                                kernels::Compute compute) {
+                                const mx::array& input, const mx::array& cotangent, kernels::Compute compute,
+                                const std::optional<mx::Shape>& cache) {
   std::vector<mx::array> primals{input};
   for (const model::ModuleShape& module : modules) {
     mx::Shape shape = input.shape();
     shape.back() = static_cast<int>(module.out_features);
     primals.push_back(mx::zeros(shape, mx::float32));
   }
+  if (cache) primals.insert(primals.end(), std::size(kCacheParts), mx::zeros(*cache, mx::float32));
+  std::vector<mx::array> held;
   std::unordered_map<std::string, mx::array> taps;
   const auto traced = [&](const std::vector<mx::array>& arguments) {
     std::unordered_map<std::string, mx::array> shifts;
@@ -78,6 +83,11 @@ Result<StageGradients> backward(const Stage& stage, std::span<const model::Modul
     if (!modules.empty())
       pass.tap = [&](const std::string& module, const mx::array& read) {
         taps.insert_or_assign(module, read);
+      };
+    if (cache)
+      pass.cached = [&](const mx::array& keys, const mx::array& values) {
+        held = {keys, values};
+        return std::pair(keys + arguments[arguments.size() - 2], values + arguments.back());
       };
     return std::vector<mx::array>{stage(arguments[0], pass)};
   };
@@ -91,11 +101,21 @@ Result<StageGradients> backward(const Stage& stage, std::span<const model::Modul
     wanted.push_back(taps.at(module.name));
   }
   taps.clear();
+  wanted.insert(wanted.end(), held.begin(), held.end());
+  held.clear();
   for (mx::array& array : wanted) array = mx::contiguous(mx::astype(array, mx::float32));
   OPTIQ_CHECK(model::evaluate(wanted));
-  const auto behind_outputs = wanted.begin() + 1 + static_cast<std::ptrdiff_t>(modules.size());
-  return StageGradients{
-      wanted[0], {wanted.begin() + 1, behind_outputs}, {behind_outputs, wanted.end()}, std::move(owners)};
+  auto next = wanted.begin();
+  const auto take = [&](std::size_t count) {
+    const auto first = std::exchange(next, next + static_cast<std::ptrdiff_t>(count));
+    return std::vector<mx::array>(first, next);
+  };
+  const std::size_t parts = cache ? std::size(kCacheParts) : 0;
+  StageGradients result{*next++, take(modules.size()), {}, std::move(owners), {}};
+  result.cache.gradients = take(parts);
+  result.taps = take(modules.size());
+  result.cache.held = take(parts);
+  return result;
 }
 
 Result<std::vector<double>> project(const DeltaStore& deltas, std::size_t place,

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "backward.h"
+#include "cache_options.h"
 #include "channel_energies.h"
 #include "gram_sums.h"
 #include "optiq/base/half.h"
@@ -34,10 +35,12 @@ mx::array rows_of(const mx::array& values) {
   return mx::reshape(values, {-1, values.shape(-1)});
 }
 
-/// Sequence i of [sequences, T, width]: [1, T, width].
+/// Sequence i of [sequences, ..]: [1, ..].
 mx::array sequence_of(const mx::array& group, std::int64_t i) {
-  const int first = static_cast<int>(i);
-  return mx::contiguous(mx::slice(group, {first, 0, 0}, {first + 1, group.shape(1), group.shape(2)}));
+  mx::Shape begin(group.ndim(), 0), end = group.shape();
+  begin[0] = static_cast<int>(i);
+  end[0] = begin[0] + 1;
+  return mx::contiguous(mx::slice(group, begin, end));
 }
 
 Result<mx::array> draw_labels(const mx::array& logits, Random& random) {
@@ -135,6 +138,7 @@ class Fisher {
     const std::vector<std::size_t> subjects = own(stage);
     std::size_t options = 0;
     for (const std::size_t subject : subjects) options += subjects_[subject].formats.size();
+    if (prices_caches(stage)) options += kBlockCacheOptions;
     record.values.resize(options * static_cast<std::size_t>(samples()));
     const model::StageWeights weights(model_, stage.layer(), stage.next());
     if (stage.is_embeddings() && model_.config().tied_embeddings) {
@@ -170,6 +174,15 @@ class Fisher {
   }
   [[nodiscard]] mx::array tokens_of(std::int64_t group) const {
     return batch_.array(group * together_, sequences_of(group));
+  }
+  [[nodiscard]] bool prices_caches(BackStage stage) const {
+    return options_.caches && !stage.is_head() && !stage.is_embeddings();
+  }
+  /// Of a block's keys, and of its values, for a group.
+  [[nodiscard]] mx::Shape cache_shape(std::int64_t group) const {
+    const model::ModelConfig& config = model_.config();
+    return {static_cast<int>(sequences_of(group)), static_cast<int>(config.kv_heads),
+            static_cast<int>(batch_.tokens), static_cast<int>(config.head_dim)};
   }
   [[nodiscard]] std::size_t sample_of(std::int64_t group, std::int64_t sequence, std::int64_t draw) const {
     return static_cast<std::size_t>((group * together_ + sequence) * options_.label_draws + draw);
@@ -318,17 +331,23 @@ class Fisher {
     if (changes != nullptr) {
       for (const Subject& subject : changes->subjects()) modules.push_back(subject.shape);
     }
+    std::optional<mx::Shape> cache;
+    if (changes != nullptr && prices_caches(stage)) cache = cache_shape(group);
     OPTIQ_TRY(const mx::array input, hidden_.get(slot(stage.layer(), group)));
     for (std::int64_t first = 0; first < options_.label_draws; first = draws_behind(first)) {
       std::vector<StageGradients> gradients;
       for (std::int64_t draw = first; draw < draws_behind(first); ++draw) {
         OPTIQ_TRY(const mx::array cotangent, cotangents_.get(slot(draw, group)));
-        OPTIQ_TRY(auto step, backward(block, modules, input, cotangent, options_.compute));
+        OPTIQ_TRY(auto step, backward(block, modules, input, cotangent, options_.compute, cache));
         OPTIQ_CHECK(cotangents_.put(slot(draw, group), step.input));
-        if (!gradients.empty()) step.taps = gradients.front().taps;  // the same, once
+        if (!gradients.empty()) {  // the same, once
+          step.taps = gradients.front().taps;
+          step.cache.held = gradients.front().cache.held;
+        }
         gradients.push_back(std::move(step));
       }
       OPTIQ_CHECK(project_block(group, first, gradients, changes, values));
+      if (cache) OPTIQ_CHECK(project_caches(group, first, gradients, values));
     }
     return {};
   }
@@ -349,6 +368,30 @@ class Fisher {
       }
       OPTIQ_CHECK(project_into(*changes, i, factors, columns, place));
       place += changes->subjects()[i].formats.size() * static_cast<std::size_t>(samples());
+    }
+    return {};
+  }
+
+  /// The same of a block's keys and values, behind its modules.
+  Status project_caches(std::int64_t group, std::int64_t first_draw,
+                        const std::vector<StageGradients>& gradients, std::vector<float>& values) const {
+    const auto stride = static_cast<std::size_t>(samples());
+    float* place = values.data() + values.size() - kBlockCacheOptions * stride;
+    for (const CachePart part : kCacheParts) {
+      const auto index = static_cast<std::size_t>(part);
+      for (std::int64_t sequence = 0; sequence < sequences_of(group); ++sequence) {
+        for (std::size_t draw = 0; draw < gradients.size(); ++draw) {
+          const CacheTrace& cache = gradients[draw].cache;
+          const mx::array held = sequence_of(cache.held[index], sequence);
+          const mx::array gradient = sequence_of(cache.gradients[index], sequence);
+          OPTIQ_CHECK(model::evaluate({held, gradient}));
+          const std::size_t column = sample_of(group, sequence, first_draw + static_cast<std::int64_t>(draw));
+          const std::vector<float> found = project_cache(part, held, gradient);
+          for (std::size_t option = 0; option < found.size(); ++option)
+            place[option * stride + column] = found[option];
+        }
+      }
+      place += std::size(kCacheBits) * stride;
     }
     return {};
   }
@@ -458,7 +501,8 @@ Result<Measured> measure_fisher(const model::Model& model, const calibrate::Toke
                                 const std::vector<Subject>& subjects, const Options& options,
                                 Journal& journal, std::size_t records_before, const Progress& progress) {
   Fisher fisher(model, batch, subjects, options, progress);
-  Measured measured = nothing_measured(static_cast<std::size_t>(fisher.samples()), subjects);
+  Measured measured =
+      nothing_measured(static_cast<std::size_t>(fisher.samples()), sample_size(model, subjects, options));
   const auto recorded = static_cast<std::int64_t>(journal.records().size() - records_before);
   if (recorded < fisher.stages()) OPTIQ_CHECK(fisher.forward());
   for (std::int64_t i = 0; i < fisher.stages(); ++i) {
@@ -492,6 +536,11 @@ std::uint64_t fisher_bytes(const model::Model& model, std::int64_t sequences, st
   }
   const std::uint64_t projection = projection_bytes(options.formats.size());
   const auto logits = static_cast<std::uint64_t>(tokens * model.config().vocabulary) * sizeof(float);
+  // Keys and values, their gradients for each draw, and what lays these out.
+  if (options.caches)
+    ends += static_cast<std::uint64_t>((6 + 2 * kDrawsAtOnce) * model.config().kv_heads *
+                                       model.config().head_dim) *
+            sizeof(float);
   const std::uint64_t block = model::pass_bytes(model, tokens, 2 * together) +
                               static_cast<std::uint64_t>(together * tokens) * ends + projection;
   // Logits, their gradients, and what making these takes.

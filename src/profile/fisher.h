@@ -14,7 +14,8 @@ namespace optiq::profile {
 /// disk, and so do the changes of weight of a stage's options. Every finished stage is a record of `journal`,
 /// behind its first `records_before`; through the stages that it holds, gradients are only passed. Cost: two
 /// forward passes a sequence and, for each draw, a forward and a backward pass. bad_input naming the weight
-/// where one is not finite.
+/// where one is not finite. `options.caches`: also ⟨∂ log p(labels)/∂x, x̂ − x⟩ of each block's keys and
+/// values.
 Result<Measured> measure_fisher(const model::Model& model, const calibrate::TokenBatch& batch,
                                 const std::vector<Subject>& subjects, const Options& options,
                                 Journal& journal, std::size_t records_before, const Progress& progress);

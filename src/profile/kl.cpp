@@ -1,5 +1,6 @@
 #include "kl.h"
 
+#include "cache_options.h"
 #include "optiq/base/statistics.h"
 
 namespace optiq::profile {
@@ -20,6 +21,27 @@ Result<mx::array> changed_logits(const Workbench& bench, const mx::array& tokens
   if (is_embedding) state = bench.model.embed(tokens, pass);
   for (std::int64_t layer = first; layer < layers; ++layer) state = bench.model.block(layer, state, pass);
   const mx::array logits = bench.model.head(state, pass);
+  return mx::reshape(logits, {-1, logits.shape(-1)});
+}
+
+/// Logits of the model with one block's keys or values as a cache of so many bits gives them.
+Result<mx::array> cached_logits(const Workbench& bench, const model::Activations& hidden, std::int64_t layer,
+                                CachePart part, int bits) {
+  const model::Pass plain{.compute = bench.options.compute};
+  OPTIQ_TRY(mx::array state, hidden.get(static_cast<std::size_t>(layer)));
+  Status status;
+  model::Pass cached = plain;
+  cached.cached = [&](mx::array keys, mx::array values) {
+    mx::array& changed = part == CachePart::keys ? keys : values;
+    changed = mx::contiguous(mx::astype(changed, mx::float32));
+    status = model::evaluate({changed});
+    if (status) changed = as_cached(part, bits, changed);
+    return std::pair(keys, values);
+  };
+  for (std::int64_t i = layer; i < bench.model.config().layers; ++i)
+    state = bench.model.block(i, state, i == layer ? cached : plain);
+  OPTIQ_CHECK(status);
+  const mx::array logits = bench.model.head(state, plain);
   return mx::reshape(logits, {-1, logits.shape(-1)});
 }
 
@@ -62,6 +84,16 @@ Result<Sample> kl_sample(const Workbench& bench, std::int64_t sequence) {
       OPTIQ_TRY(const mx::array logits, changed_logits(bench, tokens, hidden, module, weight));
       OPTIQ_TRY(const double kl, mean_of(kernels::kl_divergence(reference, logits)));
       sample.push_back(static_cast<float>(kl));
+    }
+  }
+  if (!bench.options.caches) return sample;
+  for (std::int64_t layer = 0; layer < bench.model.config().layers; ++layer) {
+    for (const CachePart part : kCacheParts) {
+      for (const int bits : kCacheBits) {
+        OPTIQ_TRY(const mx::array logits, cached_logits(bench, hidden, layer, part, bits));
+        OPTIQ_TRY(const double kl, mean_of(kernels::kl_divergence(reference, logits)));
+        sample.push_back(static_cast<float>(kl));
+      }
     }
   }
   return sample;

@@ -20,11 +20,12 @@ struct Workbench {
   const Options& options;
 };
 
-/// One value of every (module, option), modules in order, options in the order of Subject::formats.
+/// One value of every (module, option), modules in order, options in the order of Subject::formats; then,
+/// where caches are priced, those of the KV cache (cache_options.h).
 using Sample = std::vector<float>;
 
-/// `kl`: mean KL a token of the model with one module changed, for each (module, option). The
-/// pass restarts at the changed block.
+/// `kl`: mean KL a token of the model with one module changed, for each (module, option), or
+/// one block's keys or values. The pass restarts at the changed block.
 Result<Sample> kl_sample(const Workbench& bench, std::int64_t sequence);
 
 }  // namespace optiq::profile

@@ -62,13 +62,15 @@ Result<quant::Format> format_from_json(const JsonReader& reader) {
 }
 
 Json model_to_json(const ModelFacts& model) {
-  return {{"name", model.name},
-          {"family", model.family},
-          {"parameters", model.parameters},
-          {"dtype", dtype_name(model.dtype)},
-          {"layers", model.layers},
-          {"kv_heads", model.kv_heads},
-          {"head_dim", model.head_dim}};
+  Json json{{"name", model.name},
+            {"family", model.family},
+            {"parameters", model.parameters},
+            {"dtype", dtype_name(model.dtype)},
+            {"layers", model.layers},
+            {"kv_heads", model.kv_heads},
+            {"head_dim", model.head_dim}};
+  if (model.max_positions > 0) json["max_positions"] = model.max_positions;
+  return json;
 }
 
 Result<ModelFacts> model_from_json(const JsonReader& reader) {
@@ -80,6 +82,7 @@ Result<ModelFacts> model_from_json(const JsonReader& reader) {
   OPTIQ_TRY(model.layers, reader.integer("layers"));
   OPTIQ_TRY(model.kv_heads, reader.integer("kv_heads"));
   OPTIQ_TRY(model.head_dim, reader.integer("head_dim"));
+  OPTIQ_TRY(model.max_positions, reader.integer_or("max_positions", 0));
   return model;
 }
 
@@ -111,6 +114,7 @@ Status check_model(const ModelFacts& model, const std::string& where) {
   OPTIQ_CHECK(check_range(model.parameters, 1, kLargestMatrix, "parameters", here));
   OPTIQ_CHECK(check_range(model.layers, 1, kLargestCount, "layers", here));
   OPTIQ_CHECK(check_range(model.kv_heads, 1, kLargestCount, "kv_heads", here));
+  OPTIQ_CHECK(check_range(model.max_positions, 0, kLargestMatrix, "max_positions", here));
   return check_range(model.head_dim, 1, kLargestCount, "head_dim", here);
 }
 

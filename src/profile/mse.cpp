@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cache_options.h"
 #include "gram_sums.h"
 #include "optiq/base/threads.h"
 #include "walk.h"
@@ -125,7 +126,7 @@ Result<Measured> measure_mse(const model::Model& model, const calibrate::TokenBa
   const bool needs_grams = options.encoder == quant::Encoder::gptq;
   const std::uint64_t least = mse_bytes(model, batch.tokens, options);
   OPTIQ_TRY(Walk walk, Walk::begin({model, batch, options.compute, options.memory, least}));
-  Measured result = nothing_measured(static_cast<std::size_t>(pieces.count()), subjects);
+  Measured result = nothing_measured(static_cast<std::size_t>(pieces.count()), module_options(subjects));
   std::size_t next_record = records_before;
   for (std::int64_t stage = 0; stage <= model.config().layers; ++stage) {
     const bool is_head = stage == model.config().layers;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "cache_options.h"
 #include "fisher.h"
 #include "kl.h"
 #include "mse.h"
@@ -40,6 +41,7 @@ std::string work_identity(const model::Model& model, const calibrate::Source& so
                                  quant::encoder_name(options.encoder), options.label_draws,
                                  static_cast<int>(options.compute), kernels::cpu_isa());
   for (const quant::Format format : options.formats) text += quant::to_string(format) + " ";
+  if (options.caches) text += "kv";
   text += fmt::format("\n{} {} {}\n", source.sequences, source.tokens, source.seed);
   for (const calibrate::Part& part : source.parts) {
     text += part.name == "self" ? part.name : file_identity(part.name);
@@ -122,6 +124,7 @@ ModelFacts facts_of(const model::Model& model) {
   facts.layers = config.layers;
   facts.kv_heads = config.kv_heads;
   facts.head_dim = config.head_dim;
+  facts.max_positions = config.max_positions;
   return facts;
 }
 
@@ -140,25 +143,53 @@ std::vector<io::TensorSpec> fixed_tensors(const model::Model& model) {
   return fixed;
 }
 
-ModuleSensitivity describe(const Subject& subject, std::size_t first_option,
-                           const std::vector<Sample>& samples, const Options& options, double scale,
-                           std::vector<std::vector<double>>& costs) {
+struct Described {
+  FormatCost entry;
+  std::vector<double> costs;  ///< of each sample
+};
+
+/// The option that stands at `place` of every sample.
+Described describe(quant::Format format, std::size_t place, const std::vector<Sample>& samples,
+                   const Options& options, double scale) {
+  Described described{{format, 0, 0, {}}, {}};
+  FormatCost& entry = described.entry;
+  for (const Sample& sample : samples) {
+    described.costs.push_back(cost_of_sample(options, scale, sample[place]));
+    if (options.estimator == Estimator::fisher) entry.projections.push_back(sample[place]);
+  }
+  const MeanError mean = mean_with_error(described.costs);
+  entry.cost = mean.mean;
+  entry.standard_error = mean.standard_error;
+  return described;
+}
+
+ModuleSensitivity describe_module(const Subject& subject, std::size_t first_option,
+                                  const std::vector<Sample>& samples, const Options& options, double scale,
+                                  std::vector<std::vector<double>>& costs) {
   ModuleSensitivity module{
       subject.shape.name, subject.shape.out_features, subject.shape.in_features, subject.shape.layer, {}};
   for (std::size_t option = 0; option < subject.formats.size(); ++option) {
-    FormatCost entry{subject.formats[option], 0, 0, {}};
-    std::vector<double> values;
-    for (const Sample& sample : samples) {
-      values.push_back(cost_of_sample(options, scale, sample[first_option + option]));
-      if (options.estimator == Estimator::fisher) entry.projections.push_back(sample[first_option + option]);
-    }
-    const MeanError mean = mean_with_error(values);
-    entry.cost = mean.mean;
-    entry.standard_error = mean.standard_error;
-    costs.push_back(std::move(values));
-    module.options.push_back(std::move(entry));
+    Described found = describe(subject.formats[option], first_option + option, samples, options, scale);
+    costs.push_back(std::move(found.costs));
+    module.options.push_back(std::move(found.entry));
   }
   return module;
+}
+
+std::vector<CacheSensitivity> describe_caches(const Job& job, const std::vector<Sample>& samples,
+                                              double scale) {
+  std::vector<CacheSensitivity> caches;
+  for (std::int64_t layer = 0; job.options.caches && layer < job.model.config().layers; ++layer) {
+    for (const CachePart part : kCacheParts) {
+      CacheSensitivity& cache = caches.emplace_back(CacheSensitivity{layer, part, {}});
+      std::size_t place = cache_offset(job.subjects, layer, part);
+      for (const int bits : kCacheBits) {
+        const quant::Format format{bits, static_cast<int>(kernels::cpu::kCacheGroup)};
+        cache.options.push_back(describe(format, place++, samples, job.options, scale).entry);
+      }
+    }
+  }
+  return caches;
 }
 
 /// What a profile records of its text.
@@ -184,7 +215,7 @@ Sensitivity summarise(const Job& job, const calibrate::TokenBatch& batch,
   std::size_t first_option = 0;
   for (const Subject& subject : job.subjects) {
     result.modules.push_back(
-        describe(subject, first_option, samples, job.options, result.projection_scale, costs));
+        describe_module(subject, first_option, samples, job.options, result.projection_scale, costs));
     first_option += subject.formats.size();
     result.model.parameters += subject.elements();
   }
@@ -193,6 +224,7 @@ Sensitivity summarise(const Job& job, const calibrate::TokenBatch& batch,
     for (const std::int64_t extent : spec.shape) elements *= extent;
     result.model.parameters += elements;
   }
+  result.caches = describe_caches(job, samples, result.projection_scale);
   result.half_split_spearman = half_split(costs);
   return result;
 }
@@ -211,12 +243,21 @@ Status check_subjects(const std::vector<Subject>& subjects) {
   return {};
 }
 
-Status check_profilable(const model::Model& model, const Options& options) {
+Status check_profilable(const model::Model& model, std::int64_t tokens, const Options& options) {
   for (const model::ModuleShape& module : model.modules()) {
     if (!model.format(module.name).is_dense()) {
       return fail(ErrorCode::bad_input, "{}: {}: expected a full-precision weight, got one of {} bits",
                   model.checkpoint().folder().string(), module.name, model.format(module.name).bits);
     }
+  }
+  if (options.caches && options.estimator == Estimator::mse) {
+    return fail(ErrorCode::usage,
+                "profile: mse prices no KV cache: its costs are no KL; expected the estimator fisher or kl");
+  }
+  if (options.caches && tokens < static_cast<std::int64_t>(kernels::cpu::kCacheChunk)) {
+    return fail(ErrorCode::usage,
+                "profile: a KV cache packs {} tokens at a time; expected sequences of as many, got {}",
+                kernels::cpu::kCacheChunk, tokens);
   }
   if (options.label_draws < 1 || options.label_draws > 64) {
     return fail(ErrorCode::usage, "profile: expected 1 to 64 label draws, got {}", options.label_draws);
@@ -301,7 +342,7 @@ Result<Sensitivity> profile(const model::Model& model, const io::Tokenizer& toke
   Options options = wanted;
   if (options.formats.empty()) options.formats = all_formats();
   if (options.memory.scratch.empty()) options.memory.scratch = fs::absolute(output).parent_path();
-  OPTIQ_CHECK(check_profilable(model, options));
+  OPTIQ_CHECK(check_profilable(model, source.tokens, options));
   const std::vector<Subject> subjects = subjects_of(model, options.formats);
   OPTIQ_CHECK(check_subjects(subjects));
   OPTIQ_CHECK(check_limits(model, source, options));
@@ -331,7 +372,7 @@ std::optional<Sensitivity> find_profile(const fs::path& output, const model::Mod
   const std::vector<Subject> subjects = subjects_of(model, options.formats);
   bool is_same = known->estimator == options.estimator && known->encoder == options.encoder &&
                  known->calibration == wanted && known->model.name == model.checkpoint().folder().string() &&
-                 known->modules.size() == subjects.size();
+                 known->modules.size() == subjects.size() && (!options.caches || !known->caches.empty());
   for (std::size_t i = 0; is_same && i < subjects.size(); ++i) {
     is_same = known->modules[i].name == subjects[i].shape.name &&
               std::ranges::equal(known->modules[i].options, subjects[i].formats, {}, &FormatCost::format);

@@ -1,5 +1,6 @@
 #include "optiq/profile/sensitivity.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -13,6 +14,9 @@ namespace optiq::profile {
 namespace {
 
 constexpr std::string_view kFormat = "optiq-sensitivity";
+/// Of the member "kv".
+constexpr std::int64_t kCacheVersion = 1;
+constexpr std::array<std::string_view, 2> kCacheParts{"keys", "values"};
 constexpr std::array<std::string_view, 3> kEstimatorNames{"fisher", "kl", "mse"};
 
 /// The double with the shortest decimal form that reads back as `value`: keeps the file a third smaller than
@@ -69,6 +73,17 @@ Result<FormatCost> read_option(const JsonReader& reader) {
   return option;
 }
 
+Result<std::vector<FormatCost>> read_options(const JsonReader& reader, std::string_view key) {
+  OPTIQ_TRY(const Json* list, reader.array(key));
+  std::vector<FormatCost> options;
+  for (const Json& json : *list) {
+    const JsonReader option(json, fmt::format("{}: {}[{}]", reader.where(), key, options.size()));
+    OPTIQ_TRY(FormatCost cost, read_option(option));
+    options.push_back(std::move(cost));
+  }
+  return options;
+}
+
 Result<ModuleSensitivity> read_module(const JsonReader& reader) {
   ModuleSensitivity module;
   OPTIQ_TRY(module.name, reader.string("name"));
@@ -76,13 +91,37 @@ Result<ModuleSensitivity> read_module(const JsonReader& reader) {
   OPTIQ_TRY(module.out_features, named.integer("out_features"));
   OPTIQ_TRY(module.in_features, named.integer("in_features"));
   OPTIQ_TRY(module.layer, named.integer("layer"));
-  OPTIQ_TRY(const Json* options, named.array("options"));
-  for (const Json& json : *options) {
-    const JsonReader option(json, fmt::format("{}: options[{}]", named.where(), module.options.size()));
-    OPTIQ_TRY(FormatCost cost, read_option(option));
-    module.options.push_back(std::move(cost));
-  }
+  OPTIQ_TRY(module.options, read_options(named, "options"));
   return module;
+}
+
+Json caches_to_json(const std::vector<CacheSensitivity>& caches) {
+  Json blocks = Json::array();
+  for (const CacheSensitivity& cache : caches) {
+    if (cache.part == kernels::cpu::CachePart::keys) blocks.push_back(Json::object());
+    Json options = Json::array();
+    for (const FormatCost& option : cache.options) options.push_back(option_to_json(option));
+    blocks.back()[std::string(kCacheParts[static_cast<std::size_t>(cache.part)])] = std::move(options);
+  }
+  return {{"version", kCacheVersion}, {"blocks", std::move(blocks)}};
+}
+
+Result<std::vector<CacheSensitivity>> read_caches(const JsonReader& reader) {
+  OPTIQ_TRY(const std::int64_t version, reader.integer("version"));
+  if (version != kCacheVersion)
+    return fail(ErrorCode::bad_input, "{}: version is {}, expected {}", reader.where(), version,
+                kCacheVersion);
+  OPTIQ_TRY(const Json* blocks, reader.array("blocks"));
+  std::vector<CacheSensitivity> caches;
+  for (std::size_t layer = 0; layer < blocks->size(); ++layer) {
+    const JsonReader block((*blocks)[layer], fmt::format("{}: blocks[{}]", reader.where(), layer));
+    for (std::size_t part = 0; part < kCacheParts.size(); ++part) {
+      OPTIQ_TRY(auto options, read_options(block, kCacheParts[part]));
+      caches.push_back(
+          {static_cast<std::int64_t>(layer), static_cast<kernels::cpu::CachePart>(part), std::move(options)});
+    }
+  }
+  return caches;
 }
 
 Result<std::vector<calibrate::Part>> read_mixture(const JsonReader& reader) {
@@ -132,10 +171,7 @@ Status check_projections(const FormatCost& option, std::size_t samples, const st
   return {};
 }
 
-Status check_option(const FormatCost& option, const ModuleSensitivity& module, std::size_t samples,
-                    const std::string& where) {
-  if (option.format.is_dense()) return fail(ErrorCode::bad_input, "{}: a dense format has no cost", where);
-  OPTIQ_CHECK(quant::check_format(option.format, module.in_features, where));
+Status check_cost(const FormatCost& option, std::size_t samples, const std::string& where) {
   if (!std::isfinite(option.cost))
     return fail(ErrorCode::bad_input, "{}: cost is {}, expected a finite number", where, option.cost);
   if (!std::isfinite(option.standard_error) || option.standard_error < 0) {
@@ -143,6 +179,13 @@ Status check_option(const FormatCost& option, const ModuleSensitivity& module, s
                 option.standard_error);
   }
   return check_projections(option, samples, where);
+}
+
+Status check_option(const FormatCost& option, const ModuleSensitivity& module, std::size_t samples,
+                    const std::string& where) {
+  if (option.format.is_dense()) return fail(ErrorCode::bad_input, "{}: a dense format has no cost", where);
+  OPTIQ_CHECK(quant::check_format(option.format, module.in_features, where));
+  return check_cost(option, samples, where);
 }
 
 Status check_module(const ModuleSensitivity& module, const Sensitivity& all, const std::string& where) {
@@ -153,6 +196,35 @@ Status check_module(const ModuleSensitivity& module, const Sensitivity& all, con
     const std::string here = fmt::format("{}: option {}", where, quant::to_string(option.format));
     OPTIQ_CHECK(check_option(option, module, all.samples(), here));
     if (!seen.insert(option.format).second) return fail(ErrorCode::bad_input, "{} is listed twice", here);
+  }
+  return {};
+}
+
+/// Keys and values of every block, each at rising bits.
+Status check_caches(const Sensitivity& all, const std::string& where) {
+  if (all.caches.empty()) return {};
+  if (static_cast<std::int64_t>(all.caches.size()) != 2 * all.model.layers) {
+    return fail(ErrorCode::bad_input, "{}: kv: expected keys and values of {} blocks, got {} of both", where,
+                all.model.layers, all.caches.size());
+  }
+  for (std::size_t i = 0; i < all.caches.size(); ++i) {
+    const CacheSensitivity& cache = all.caches[i];
+    const std::string here = fmt::format("{}: kv: block {}: {}", where, i / 2, kCacheParts[i % 2]);
+    if (cache.layer != static_cast<std::int64_t>(i / 2) || static_cast<std::size_t>(cache.part) != i % 2)
+      return fail(ErrorCode::bad_input, "{}: out of order", here);
+    if (cache.options.empty()) return fail(ErrorCode::bad_input, "{}: no options", here);
+    int last = 0;
+    for (const FormatCost& option : cache.options) {
+      const auto [bits, group] = option.format;
+      if (std::ranges::find(kCacheBits, bits) == std::end(kCacheBits) ||
+          group != static_cast<int>(kernels::cpu::kCacheGroup) || bits <= last) {
+        return fail(ErrorCode::bad_input,
+                    "{}: {} bits in groups of {}: expected some of 3, 4, 5, 6 and 8, rising, in groups of {}",
+                    here, bits, group, kernels::cpu::kCacheGroup);
+      }
+      last = bits;
+      OPTIQ_CHECK(check_cost(option, all.samples(), fmt::format("{}: {} bits", here, bits)));
+    }
   }
   return {};
 }
@@ -230,22 +302,24 @@ Status check_sensitivity(const Sensitivity& sensitivity, const std::string& wher
       return fail(ErrorCode::bad_input, "{}: the name is empty or listed twice", here);
     OPTIQ_CHECK(check_module(module, sensitivity, here));
   }
-  return {};
+  return check_caches(sensitivity, where);
 }
 
 Json sensitivity_to_json(const Sensitivity& sensitivity) {
   Json modules = Json::array();
   for (const ModuleSensitivity& module : sensitivity.modules) modules.push_back(module_to_json(module));
-  return {{"format", kFormat},
-          {"version", kFileVersion},
-          {"model", model_to_json(sensitivity.model)},
-          {"estimator", estimator_name(sensitivity.estimator)},
-          {"encoder", quant::encoder_name(sensitivity.encoder)},
-          {"calibration", calibration_to_json(sensitivity.calibration)},
-          {"half_split_spearman", sensitivity.half_split_spearman},
-          {"projection_scale", sensitivity.projection_scale},
-          {"fixed", tensors_to_json(sensitivity.fixed)},
-          {"modules", std::move(modules)}};
+  Json json{{"format", kFormat},
+            {"version", kFileVersion},
+            {"model", model_to_json(sensitivity.model)},
+            {"estimator", estimator_name(sensitivity.estimator)},
+            {"encoder", quant::encoder_name(sensitivity.encoder)},
+            {"calibration", calibration_to_json(sensitivity.calibration)},
+            {"half_split_spearman", sensitivity.half_split_spearman},
+            {"projection_scale", sensitivity.projection_scale},
+            {"fixed", tensors_to_json(sensitivity.fixed)},
+            {"modules", std::move(modules)}};
+  if (!sensitivity.caches.empty()) json["kv"] = caches_to_json(sensitivity.caches);
+  return json;
 }
 
 Result<Sensitivity> sensitivity_from_json(const Json& json, const std::string& where) {
@@ -272,6 +346,10 @@ Result<Sensitivity> sensitivity_from_json(const Json& json, const std::string& w
     const std::string here = fmt::format("{}: modules[{}]", where, all.modules.size());
     OPTIQ_TRY(ModuleSensitivity module, read_module(JsonReader(module_json, here)));
     all.modules.push_back(std::move(module));
+  }
+  if (reader.has("kv")) {
+    OPTIQ_TRY(const JsonReader caches, reader.object("kv"));
+    OPTIQ_TRY(all.caches, read_caches(caches));
   }
   OPTIQ_CHECK(check_sensitivity(all, where));
   return all;

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "cache_options.h"
+
 namespace optiq::profile {
 namespace {
 
@@ -29,9 +31,8 @@ std::vector<std::size_t> option_offsets(const std::vector<Subject>& subjects) {
 
 }  // namespace
 
-Measured nothing_measured(std::size_t samples, const std::vector<Subject>& subjects) {
-  const std::size_t options = option_offsets(subjects).back();
-  return {std::vector(samples, std::vector<float>(options, 0.0f)), {}, {}};
+Measured nothing_measured(std::size_t samples, std::size_t values) {
+  return {std::vector(samples, std::vector<float>(values, 0.0f)), {}, {}};
 }
 
 std::vector<std::byte> to_bytes(const StageRecord& record, const std::vector<Subject>& subjects,
@@ -78,6 +79,11 @@ void add_stage(const StageRecord& record, const std::vector<Subject>& subjects,
     for (std::size_t option = 0; option < subjects[subject].formats.size(); ++option) {
       for (auto& sample : measured.samples) sample[offsets[subject] + option] += record.values[value++];
     }
+  }
+  if (value == record.values.size()) return;
+  const std::size_t caches = cache_offset(subjects, subjects[own.front()].shape.layer, CachePart::keys);
+  for (std::size_t option = 0; option < kBlockCacheOptions; ++option) {
+    for (auto& sample : measured.samples) sample[caches + option] = record.values[value++];
   }
 }
 

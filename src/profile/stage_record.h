@@ -12,20 +12,22 @@
 namespace optiq::profile {
 
 /// What was measured in all: of each sample one value of every (module, option), modules in order, options in
-/// the order of Subject::formats; the modules' importance, and their tokens' weights.
+/// the order of Subject::formats, then those of the KV cache (cache_options.h); the modules' importance, and
+/// their tokens' weights.
 struct Measured {
   std::vector<std::vector<float>> samples;
   Importance importance;
   TokenWeights weights;
 };
 
-/// No values yet: zeros.
-Measured nothing_measured(std::size_t samples, const std::vector<Subject>& subjects);
+/// No values yet: zeros. `values`: sample_size().
+Measured nothing_measured(std::size_t samples, std::size_t values);
 
 struct StageRecord {
   Importance importance;      ///< of the stage's modules that have inputs
   TokenWeights weights;       ///< of these inputs, where the encoder uses any
-  std::vector<float> values;  ///< of each of the stage's subjects, of each option, of each sample
+  std::vector<float> values;  ///< of each of the stage's subjects, of each option, of each sample; then,
+                              ///< where caches are priced, those of the block's keys and of its values
 };
 
 /// `own`: the stage's subjects, by their places among all.

@@ -47,6 +47,56 @@ TEST(SensitivityFile, ReadsBackExactly) {
   }
 }
 
+TEST(SensitivityFile, CostsOfTheCacheReadBackAndFilesWithoutThemStayReadable) {
+  Random random(4);
+  for (const Estimator estimator : {Estimator::fisher, Estimator::kl}) {
+    Sensitivity all = test::random_sensitivity(random, 2, estimator);
+    EXPECT_FALSE(sensitivity_to_json(all).contains("kv"));
+    EXPECT_TRUE(sensitivity_from_json(sensitivity_to_json(all), "s.json")->caches.empty());
+    test::add_random_caches(random, all);
+    const auto read = sensitivity_from_json(sensitivity_to_json(all), "s.json");
+    ASSERT_TRUE(read) << read.error().message;
+    expect_equal(all, *read);
+    ASSERT_EQ(read->caches.size(), 4u);
+    for (std::size_t i = 0; i < 4; ++i) {
+      EXPECT_EQ(read->caches[i].layer, static_cast<std::int64_t>(i / 2));
+      EXPECT_EQ(read->caches[i].part, all.caches[i].part);
+      for (std::size_t o = 0; o < 5; ++o) {
+        EXPECT_EQ(read->caches[i].options[o].format, all.caches[i].options[o].format);
+        EXPECT_EQ(read->caches[i].options[o].cost, all.caches[i].options[o].cost);
+        EXPECT_EQ(read->caches[i].options[o].projections, all.caches[i].options[o].projections);
+      }
+    }
+  }
+}
+
+TEST(SensitivityFile, NamesWhatIsWrongOfTheCache) {
+  Random random(5);
+  Sensitivity all = test::random_sensitivity(random, 2);
+  test::add_random_caches(random, all);
+  const Json good = sensitivity_to_json(all);
+  const auto error = [&](const std::function<void(Json&)>& spoil) {
+    Json bad = good;
+    spoil(bad["kv"]);
+    const auto read = sensitivity_from_json(bad, "s.json");
+    EXPECT_FALSE(read);
+    if (read) return std::string();
+    EXPECT_EQ(read.error().code, ErrorCode::bad_input);
+    return read.error().message;
+  };
+  const auto option = [](Json& kv) -> Json& { return kv["blocks"][1]["values"][2]; };
+  EXPECT_TRUE(test::contains(error([](Json& kv) { kv["version"] = 2; }), "kv: version is 2, expected 1"));
+  EXPECT_TRUE(test::contains(error([](Json& kv) { kv["blocks"].erase(1); }), "of 2 blocks"));
+  EXPECT_TRUE(test::contains(error([](Json& kv) { kv["blocks"][1].erase("keys"); }), "blocks[1]"));
+  EXPECT_TRUE(
+      test::contains(error([](Json& kv) { kv["blocks"][0]["keys"] = Json::array(); }), "block 0: keys"));
+  EXPECT_TRUE(test::contains(error([&](Json& kv) { option(kv)["bits"] = 7; }), "7 bits"));
+  EXPECT_TRUE(test::contains(error([&](Json& kv) { option(kv)["bits"] = 4; }), "rising"));
+  EXPECT_TRUE(test::contains(error([&](Json& kv) { option(kv)["group_size"] = 32; }), "groups of 32"));
+  EXPECT_TRUE(test::contains(error([&](Json& kv) { option(kv)["projections"].erase(0); }), "23 projections"));
+  EXPECT_TRUE(test::contains(error([&](Json& kv) { option(kv)["standard_error"] = -1; }), "block 1: values"));
+}
+
 TEST(SensitivityFile, AMixtureReadsBackAndFilesWithoutOneStayReadable) {
   Random random(3);
   Sensitivity all = test::random_sensitivity(random, 1);

@@ -70,4 +70,32 @@ inline profile::Sensitivity random_sensitivity(Random& random, std::int64_t laye
   return all;
 }
 
+/// Keys and values of every block at `bits`, for a random_sensitivity; keys cost more than values.
+inline void add_random_caches(Random& random, profile::Sensitivity& all,
+                              const std::vector<int>& bits = {3, 4, 5, 6, 8}) {
+  using kernels::cpu::CachePart;
+  for (std::int64_t layer = 0; layer < all.model.layers; ++layer) {
+    for (const CachePart part : {CachePart::keys, CachePart::values}) {
+      profile::CacheSensitivity cache{layer, part, {}};
+      const double level = std::exp(random.uniform(-3, part == CachePart::keys ? 1 : 0));
+      for (const int b : bits) {
+        profile::FormatCost option{.format = {b, 64}, .cost = 0, .standard_error = 0, .projections = {}};
+        const double size = level * std::pow(2.0, -b) * std::exp(0.05 * random.normal());
+        option.cost = size * size;
+        for (std::size_t s = 0; s < all.samples(); ++s)
+          option.projections.push_back(static_cast<float>(size * random.normal()));
+        if (all.samples() > 0) {
+          double squares = 0;
+          for (const float value : option.projections)
+            squares += static_cast<double>(value) * static_cast<double>(value);
+          option.cost = all.projection_scale * squares / static_cast<double>(all.samples());
+        }
+        option.standard_error = option.cost / 10;
+        cache.options.push_back(std::move(option));
+      }
+      all.caches.push_back(std::move(cache));
+    }
+  }
+}
+
 }  // namespace optiq::test

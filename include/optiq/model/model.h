@@ -41,6 +41,9 @@ struct Pass {
   /// Sees the input [rows.., in] of every quantizable linear module when the graph is built; a tied head's
   /// goes by the name of model.embed_tokens.
   std::function<void(const std::string& module, const mx::array& input)> tap = {};
+  /// Sees the keys (rotated) and values that this pass adds to a block's, as a cache holds them: [batch,
+  /// kv_heads, T, head_dim]; what it returns takes their place.
+  std::function<std::pair<mx::array, mx::array>(const mx::array& keys, const mx::array& values)> cached = {};
   KvCache* cache = nullptr;  ///< nullptr: no cache, positions start at 0
 };
 

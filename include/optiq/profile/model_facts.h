@@ -22,6 +22,7 @@ struct ModelFacts {
   std::int64_t layers = 0;
   std::int64_t kv_heads = 0;
   std::int64_t head_dim = 0;
+  std::int64_t max_positions = 0;  ///< 0: unknown
 };
 
 inline constexpr std::int64_t kFileVersion = 1;

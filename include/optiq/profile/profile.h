@@ -16,6 +16,7 @@ struct Options {
   std::vector<quant::Format> formats;              ///< empty: every bits × group
   std::int64_t label_draws = 2;                    ///< fisher: independent label sets for each sequence
   kernels::Compute compute = kernels::Compute::bf16;
+  bool caches = false;      ///< fisher, kl: price keys and values of the KV cache at kCacheBits, too
   MemoryLimit memory = {};  ///< of this process; the model should then be opened to be streamed
 };
 
@@ -26,8 +27,8 @@ std::vector<quant::Format> all_formats();
 /// (importance_path). Work that is done is kept in `output` + ".journal": after a kill the same call goes on
 /// where it was; another call begins anew. Memory: memory_needed, and what does not fit beside it goes to an
 /// unnamed scratch file. Errors: bad_input for a quantized or damaged checkpoint, out_of_resources for a full
-/// disk, impossible_budget for a limit of memory that is too low, usage for work that a limit rules out (`kl`,
-/// text that the model samples itself).
+/// disk, impossible_budget for a limit of memory that is too low, usage for work that a limit rules out
+/// (`kl`, text that the model samples itself) and for `caches` with `mse`, whose costs are no KL.
 Result<Sensitivity> profile(const model::Model& model, const io::Tokenizer& tokenizer,
                             const calibrate::Source& source, const Options& options,
                             const std::filesystem::path& output, const Progress& progress);

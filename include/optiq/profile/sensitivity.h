@@ -13,6 +13,7 @@
 #include "optiq/calibrate/calibrate.h"
 #include "optiq/calibrate/mixture.h"
 #include "optiq/io/safetensors.h"
+#include "optiq/kernels/kv_cache.h"
 #include "optiq/profile/model_facts.h"
 #include "optiq/quant/encoder.h"
 #include "optiq/quant/format.h"
@@ -65,6 +66,16 @@ struct ModuleSensitivity {
   std::vector<FormatCost> options;
 };
 
+/// What a packed KV cache may have: bits a value, in groups of kernels::cpu::kCacheGroup.
+inline constexpr int kCacheBits[] = {3, 4, 5, 6, 8};
+
+/// A block's keys or values in the KV cache. 16 bits cost 0 and are not listed.
+struct CacheSensitivity {
+  std::int64_t layer = 0;
+  kernels::cpu::CachePart part = kernels::cpu::CachePart::keys;
+  std::vector<FormatCost> options;  ///< of kCacheBits, rising; projections as a module's
+};
+
 struct Sensitivity {
   ModelFacts model;
   std::vector<io::TensorSpec> fixed;  ///< tensors that are no module's weight: norms, biases
@@ -76,6 +87,8 @@ struct Sensitivity {
   /// ½ / tokens of a sequence. Predicted KL of an assignment = scale · mean_s (Σ_modules projection_s)².
   double projection_scale = 0;
   std::vector<ModuleSensitivity> modules;  ///< in the model's order
+  /// Keys, then values of every block in order; empty where they were not measured.
+  std::vector<CacheSensitivity> caches;
 
   /// Length of every option's projections; 0 where there are none.
   [[nodiscard]] std::size_t samples() const;
