@@ -76,6 +76,7 @@ void add_bench(VerbTable& verbs) {
     std::string model, kernels;
     std::optional<int> repeats;
     benchmark::DecodingOptions options;
+    EngineArguments engine;
   };
   auto args = std::make_shared<Arguments>();
   CLI::App* verb =
@@ -94,8 +95,10 @@ void add_bench(VerbTable& verbs) {
   verb->add_option(
       "--kernels", args->kernels,
       "Measure single matrices instead, of this model's shapes, into this latency.json for plan");
-  add_engine_options(verb, args->options.engine);
+  add_engine_options(verb, args->engine);
   verbs.on_chosen(verb, [args](Console& console) -> Status {
+    OPTIQ_TRY(args->options.engine, args->engine.options_for(args->model));
+    console.print(planned_cache_line(args->options.engine));
     if (args->kernels.empty()) {
       args->options.repeats = args->repeats.value_or(args->options.repeats);
       return bench_decoding(console, args->model, args->options);

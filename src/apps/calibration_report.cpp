@@ -100,7 +100,7 @@ void add_calibration_report(VerbTable& verbs) {
       ->capture_default_str();
   verb->add_flag("--plans-only", args->plans_only, "Predict without encoding and measuring");
   add_measurement_options(verb, args->profile);
-  add_plan_options(verb, args->plan, false);
+  add_plan_options(verb, args->plan, {});
   verbs.on_chosen(verb, [args](Console& console) { return calibration_report(*args, console); });
 }
 

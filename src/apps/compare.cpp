@@ -98,8 +98,9 @@ Status run_compare(const Arguments& args, Console& console) {
   OPTIQ_TRY(const auto rules, rules_of(args.plan));
   OPTIQ_TRY(const auto known, known_profile(args.quality, args.profile, file, model));
   OPTIQ_TRY(const auto texts, unseen_texts(args.quality, args.profile, known, model, tokenizer, console));
-  OPTIQ_TRY(const auto sensitivity, known ? Result<profile::Sensitivity>(*known)
-                                          : measure_profile(args.profile, file, model, tokenizer, {}, console));
+  OPTIQ_TRY(const auto sensitivity, known
+                                        ? Result<profile::Sensitivity>(*known)
+                                        : measure_profile(args.profile, file, model, tokenizer, {}, console));
   OPTIQ_TRY(const auto budget, budget_of(args.plan, sensitivity));
   OPTIQ_TRY(const auto field, compare::make_field(sensitivity, budget, rules));
   OPTIQ_TRY(const auto measured,
@@ -128,7 +129,7 @@ void add_compare(VerbTable& verbs) {
   verb->add_option("-o,--out", args->out, "Report to write (HTML)")->capture_default_str();
   add_quality_options(verb, args->quality);
   add_profile_options(verb, args->profile);
-  add_plan_options(verb, args->plan, false);
+  add_plan_options(verb, args->plan, {});
   verbs.on_chosen(verb, [args](Console& console) { return run_compare(*args, console); });
 }
 

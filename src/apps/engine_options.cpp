@@ -1,7 +1,6 @@
 #include "engine_options.h"
 
-#include <memory>
-#include <optional>
+#include "optiq/encode/encode.h"
 
 namespace optiq::apps {
 namespace {
@@ -12,14 +11,6 @@ using kernels::cpu::CacheStorage;
 const std::map<std::string, CacheStorage> kBits{{"3", CacheStorage::packed3}, {"4", CacheStorage::packed4},
                                                 {"5", CacheStorage::packed5}, {"6", CacheStorage::packed6},
                                                 {"8", CacheStorage::packed8}, {"16", CacheStorage::f16}};
-
-/// What was given on the command line.
-struct CacheArguments {
-  CacheStorage both = CacheStorage::f16;
-  std::optional<CacheStorage> keys, values;
-
-  [[nodiscard]] CacheFormat format() const { return {keys.value_or(both), values.value_or(both)}; }
-};
 
 }  // namespace
 
@@ -35,34 +26,51 @@ const std::map<std::string, CacheStorage>& cache_storages() {
   return storages;
 }
 
-void add_cache_options(CLI::App* verb, CacheFormat& format) {
-  auto args = std::make_shared<CacheArguments>();
-  verb->add_option("--kv", args->both,
-                   "CPU: how keys and values are cached; 3 to 8: so many bits and half a one for scales and "
-                   "biases, the newest tokens in f16")
-      ->transform(CLI::CheckedTransformer(cache_storages()))
-      ->default_str("f16");
-  verb->add_option("--kv-keys", args->keys, "CPU: bits of cached keys (default: as --kv)")
+CacheFormat CacheArguments::format() const {
+  const CacheStorage rest = both.value_or(CacheStorage::f16);
+  return {keys.value_or(rest), values.value_or(rest)};
+}
+
+void add_cache_options(CLI::App* verb, CacheArguments& args) {
+  verb->add_option(
+          "--kv", args.both,
+          "CPU: how keys and values are cached (default: as the model's plan says, or f16); 3 to 8: so "
+          "many bits and half a one for scales and biases, the newest tokens in f16")
+      ->transform(CLI::CheckedTransformer(cache_storages()));
+  verb->add_option("--kv-keys", args.keys, "CPU: bits of cached keys (default: as --kv)")
       ->transform(CLI::CheckedTransformer(kBits));
-  verb->add_option("--kv-values", args->values, "CPU: bits of cached values (default: as --kv)")
+  verb->add_option("--kv-values", args.values, "CPU: bits of cached values (default: as --kv)")
       ->transform(CLI::CheckedTransformer(kBits));
-  verb->parse_complete_callback([args, &format] {
-    format = args->format();
-    if (!format.is_valid())
+  verb->parse_complete_callback([&args] {
+    if (!args.format().is_valid())
       throw CLI::ValidationError("--kv",
                                  "expected 3, 4, 5, 6, 8 or 16 bits of keys and of values, or f32, bf16 or "
                                  "int8 of both");
   });
 }
 
-void add_engine_options(CLI::App* verb, engine::Options& options) {
+Result<engine::Options> EngineArguments::options_for(const std::string& model) const {
+  engine::Options all = options;
+  all.cache = cache.format();
+  if (cache.is_given()) return all;
+  OPTIQ_TRY(all.block_caches, encode::planned_caches(model));
+  return all;
+}
+
+void add_engine_options(CLI::App* verb, EngineArguments& args) {
   verb->add_flag_callback(
-      "--precise", [&options] { options.compute = kernels::Compute::f32; },
+      "--precise", [&args] { args.options.compute = kernels::Compute::f32; },
       "CPU: round no activations to int8 (slower; exact up to f32 rounding and --kv)");
   verb->add_flag_callback(
-      "--mapped", [&options] { options.huge_pages = false; },
+      "--mapped", [&args] { args.options.huge_pages = false; },
       "CPU: leave the weights in the file's mapping (slower, but the system may drop their pages)");
-  add_cache_options(verb, options.cache);
+  add_cache_options(verb, args.cache);
+}
+
+std::string planned_cache_line(const engine::Options& options) {
+  if (options.block_caches.empty()) return "";
+  return fmt::format("KV cache as planned: {:.2f} bits a value (--kv says otherwise)\n",
+                     plan::CachePlan{.blocks = options.block_caches}.bits());
 }
 
 }  // namespace optiq::apps

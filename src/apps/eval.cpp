@@ -1,8 +1,8 @@
 #include "engine_options.h"
+#include "memory_options.h"
 #include "optiq/calibrate/calibrate.h"
 #include "optiq/evaluate/choices.h"
 #include "optiq/evaluate/evaluate.h"
-#include "memory_options.h"
 #include "optiq/runtime/cached_quality.h"
 #include "quality_json.h"
 #include "tasks_output.h"
@@ -52,8 +52,7 @@ struct EvalArguments {
   evaluate::Options options;
   evaluate::ChoiceOptions choices;
   MemoryArguments memory;
-  bool is_cached = false;  ///< through the engine and its KV cache
-  kernels::cpu::CacheFormat cache;
+  EngineArguments engine;
 };
 
 /// What is measured, and what it is compared with.
@@ -74,20 +73,35 @@ struct Models {
   [[nodiscard]] const model::Model* reference_or_null() const { return reference ? &*reference : nullptr; }
 };
 
+/// How an engine caches keys and values, where it is to: as --kv or the model's plan says.
+Result<std::optional<engine::Options>> engine_options(const EvalArguments& args) {
+  std::optional<engine::Options> none;
+  if (!args.engine.cache.is_given() && (!args.tasks.empty() || args.memory.max_memory)) return none;
+  OPTIQ_TRY(engine::Options options, args.engine.options_for(args.model));
+  if (!args.engine.cache.is_given() && options.block_caches.empty()) return none;
+  options.compute = args.options.compute;
+  options.huge_pages = false;
+  return std::optional(std::move(options));
+}
+
 Result<evaluate::Quality> measure_text(const EvalArguments& args, const evaluate::Options& options,
                                        const Models& models, std::span<const std::int32_t> tokens,
-                                       const Progress& progress) {
-  if (!args.is_cached)
-    return evaluate::evaluate_text(models.model, models.reference_or_null(), tokens, options, progress);
-  const engine::Options engine{.compute = options.compute, .cache = args.cache, .huge_pages = false};
-  return runtime::evaluate_cached(models.model, tokens, options, engine, progress);
+                                       Console& console) {
+  OPTIQ_TRY(const auto engine, engine_options(args));
+  if (!engine) {
+    return evaluate::evaluate_text(models.model, models.reference_or_null(), tokens, options,
+                                   console.progress());
+  }
+  console.print(planned_cache_line(*engine));
+  return runtime::evaluate_cached(models.model, models.reference_or_null(), tokens, options, *engine,
+                                  console.progress());
 }
 
 Status eval_text(const EvalArguments& args, const Models& models, Console& console, Json& json) {
   OPTIQ_TRY(const auto tokens, calibrate::tokenize_file(args.text, models.tokenizer));
   evaluate::Options options = args.options;
   OPTIQ_TRY(options.memory, memory_limit(args.memory, std::filesystem::temp_directory_path() / "eval"));
-  OPTIQ_TRY(const auto quality, measure_text(args, options, models, tokens, console.progress()));
+  OPTIQ_TRY(const auto quality, measure_text(args, options, models, tokens, console));
   console.end_progress();
   console.print(memory_line(options.memory));
   console.print(quality_text(quality));
@@ -127,10 +141,10 @@ Status eval(const EvalArguments& args, Console& console) {
   if (args.text.empty() && args.tasks.empty())
     return fail(ErrorCode::usage, "eval: expected --text, --tasks or both");
   if (!args.tasks.empty() && args.memory.max_memory)
-    return fail(ErrorCode::usage, "eval: --tasks reads all weights for every batch; --max-memory goes with --text");
-  if (args.is_cached &&
-      (!args.tasks.empty() || !args.reference.empty() || args.memory.max_memory))
-    return fail(ErrorCode::usage, "eval: --kv goes with --text only, without --reference and --max-memory");
+    return fail(ErrorCode::usage,
+                "eval: --tasks reads all weights for every batch; --max-memory goes with --text");
+  if (args.engine.cache.is_given() && (!args.tasks.empty() || args.memory.max_memory))
+    return fail(ErrorCode::usage, "eval: --kv goes with --text only, without --tasks and --max-memory");
   OPTIQ_TRY(const auto tasks, load_tasks(args));
   OPTIQ_TRY(const Models models, Models::open(args));
   Json json{{"model", args.model}, {"reference", args.reference}};
@@ -164,11 +178,8 @@ void add_eval(VerbTable& verbs) {
       ->transform(CLI::CheckedTransformer(modes))
       ->default_str("f32");
   add_memory_option(verb, args->memory);
-  add_cache_options(verb, args->cache);
-  verbs.on_chosen(verb, [args, verb](Console& console) {
-    args->is_cached = verb->count("--kv") + verb->count("--kv-keys") + verb->count("--kv-values") > 0;
-    return eval(*args, console);
-  });
+  add_cache_options(verb, args->engine.cache);
+  verbs.on_chosen(verb, [args](Console& console) { return eval(*args, console); });
 }
 
 }  // namespace optiq::apps

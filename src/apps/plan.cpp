@@ -51,6 +51,56 @@ std::string memory_line(const plan::Plan& plan) {
                      format_bytes(plan.memory->cache_bytes), format_bytes(plan.memory->scratch_bytes));
 }
 
+std::string context_table(const std::vector<plan::ContextPlan>& plans) {
+  std::vector<std::vector<std::string>> rows;
+  for (const auto& [tokens, plan] : plans) {
+    auto& row = rows.emplace_back(std::vector<std::string>{std::to_string(tokens)});
+    if (!plan) {
+      row.insert(row.end(), {"", "", "", "does not fit"});
+      continue;
+    }
+    row.push_back(fmt::format("{:.3f}", plan->bits_per_weight));
+    row.push_back(plan->cache ? fmt::format("{:.2f}", plan->cache->bits()) : "");
+    row.push_back(format_bytes(plan->memory->cache_bytes));
+    row.push_back(fmt::format("{:.5f}", plan->predicted_kl));
+  }
+  using report::Align;
+  return report::format_table({{"context", Align::right},
+                               {"bits/weight", Align::right},
+                               {"KV bits", Align::right},
+                               {"KV cache", Align::right},
+                               {"predicted KL", Align::right}},
+                              rows);
+}
+
+Json contexts_json(const std::vector<plan::ContextPlan>& plans) {
+  Json lines = Json::array();
+  for (const auto& [tokens, plan] : plans) {
+    Json line{{"context_tokens", tokens}, {"fits", plan.has_value()}};
+    if (plan) {
+      line.update(Json{{"bits_per_weight", plan->bits_per_weight},
+                       {"cache_bytes", plan->memory->cache_bytes},
+                       {"predicted_kl", plan->predicted_kl}});
+    }
+    if (plan && plan->cache) line["kv_bits"] = plan->cache->bits();
+    lines.push_back(std::move(line));
+  }
+  return lines;
+}
+
+/// What the same memory allows at other lengths of context; nothing where the budget is not one of memory.
+Status show_contexts(Console& console, const profile::Sensitivity& sensitivity, const PlanArguments& args,
+                     const plan::Rules& rules, Json& json) {
+  OPTIQ_TRY(const auto bytes, memory_bytes(args));
+  if (!bytes) return {};
+  OPTIQ_TRY(const auto plans, plan::context_plans(sensitivity, *bytes, args.need,
+                                                  plan::context_lengths(sensitivity.model.max_positions),
+                                                  rules, {.interactions = false}));
+  console.print("\n" + context_table(plans));
+  json["contexts"] = contexts_json(plans);
+  return {};
+}
+
 /// The activation statistics' path as plan.json records it, if they lie where the profile put them.
 std::string importance_reference(const fs::path& sensitivity, const fs::path& plan) {
   const fs::path file = profile::importance_path(sensitivity);
@@ -71,7 +121,7 @@ void add_plan(VerbTable& verbs) {
   CLI::App* verb = verbs.add("plan", "Choose the bits of each module within a budget");
   verb->add_option("sensitivity", args->sensitivity, "sensitivity.json")->required();
   verb->add_option("-o,--out", args->out, "File to write")->capture_default_str();
-  add_plan_options(verb, args->plan, true);
+  add_plan_options(verb, args->plan, {.formats = true, .planned_cache = true});
   verb->add_flag("--smooth", args->smooth,
                  "Average costs that rise with more bits (for the noisy kl estimator)");
   verb->add_flag("--frontier", args->frontier, "Print what every budget would bring");
@@ -86,9 +136,11 @@ void add_plan(VerbTable& verbs) {
     Json json = plan_summary(plan);
     json["out"] = args->out;
     console.print(fmt::format(
-        "{}: {}, {:.3f} bits per weight, predicted KL {:.5f} ± {:.5f}, gap {:.2g}, {:.2f} s\n{}{}", args->out,
-        format_bytes(plan.bytes), plan.bits_per_weight, plan.predicted_kl, plan.predicted_kl_standard_error,
-        plan.gap, plan.seconds, memory_line(plan), latency_line(plan)));
+        "{}: {}, {:.3f} bits per weight, predicted KL {:.5f} ± {:.5f}, gap {:.2g}, {:.2f} s\n{}{}{}",
+        args->out, format_bytes(plan.bytes), plan.bits_per_weight, plan.predicted_kl,
+        plan.predicted_kl_standard_error, plan.gap, plan.seconds, memory_line(plan), cache_line(plan),
+        latency_line(plan)));
+    OPTIQ_CHECK(show_contexts(console, sensitivity, args->plan, rules, json));
     if (args->frontier || !args->svg.empty()) {
       OPTIQ_CHECK(show_frontier(console, sensitivity, rules, plan, args->svg, json));
     }

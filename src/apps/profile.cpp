@@ -1,7 +1,7 @@
 #include "optiq/profile/profile.h"
 
-#include "optiq/base/units.h"
 #include "memory_options.h"
+#include "optiq/base/units.h"
 #include "profile_options.h"
 
 namespace optiq::apps {
@@ -17,6 +17,8 @@ void add_profile(VerbTable& verbs) {
   verb->add_option("model", args->model, "Full-precision model folder")->required();
   verb->add_option("-o,--out", args->out, "File to write")->capture_default_str();
   add_profile_options(verb, args->profile);
+  verb->add_flag("--kv", args->profile.caches,
+                 "Price the KV cache's bits, too: keys and values of every block (fisher, kl)");
   add_memory_option(verb, args->memory);
   verbs.on_chosen(verb, [args](Console& console) -> Status {
     OPTIQ_TRY(const auto limit, memory_limit(args->memory, args->out));
@@ -41,6 +43,7 @@ void add_profile(VerbTable& verbs) {
         result.calibration.sequences, result.calibration.tokens, format_duration(seconds),
         result.half_split_spearman));
     console.print_json({{"out", args->out},
+                        {"kv", !result.caches.empty()},
                         {"estimator", profile::estimator_name(result.estimator)},
                         {"modules", result.modules.size()},
                         {"sequences", result.calibration.sequences},

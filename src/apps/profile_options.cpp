@@ -8,18 +8,59 @@
 namespace optiq::apps {
 namespace {
 
+using kernels::cpu::CacheStorage;
+
+constexpr const char* kPlanned = "auto";
+
+/// --kv, --kv-keys and --kv-values of a plan, as typed.
+struct CacheNames {
+  std::string both = "f16", keys, values;
+
+  [[nodiscard]] const std::string& of_keys() const { return keys.empty() ? both : keys; }
+  [[nodiscard]] const std::string& of_values() const { return values.empty() ? both : values; }
+};
+
+/// The planner chooses, or the storage of that name.
+void set_cache(const std::string& name, bool& is_planned, CacheStorage& storage) {
+  is_planned = name == kPlanned;
+  if (!is_planned) storage = cache_storages().at(name);
+}
+
+void add_cache_need(CLI::App* verb, plan::MemoryNeed& need, bool with_planned) {
+  std::vector<std::string> names, bits{"3", "4", "5", "6", "8", "16"};
+  for (const auto& [name, storage] : cache_storages()) names.push_back(name);
+  if (with_planned) {
+    names.emplace_back(kPlanned);
+    bits.emplace_back(kPlanned);
+  }
+  const std::string planned =
+      with_planned ? "; auto: chosen block by block, by a profile made with --kv" : "";
+  auto typed = std::make_shared<CacheNames>();
+  verb->add_option("--kv", typed->both, "How keys and values will be cached, as run's --kv" + planned)
+      ->check(CLI::IsMember(names))
+      ->capture_default_str();
+  verb->add_option("--kv-keys", typed->keys, "Bits of cached keys (default: as --kv)")
+      ->check(CLI::IsMember(bits));
+  verb->add_option("--kv-values", typed->values, "Bits of cached values (default: as --kv)")
+      ->check(CLI::IsMember(bits));
+  verb->parse_complete_callback([typed, &need] {
+    set_cache(typed->of_keys(), need.plans_keys, need.cache.keys);
+    set_cache(typed->of_values(), need.plans_values, need.cache.values);
+    if (!need.plans_cache() && !need.cache.is_valid())
+      throw CLI::ValidationError("--kv",
+                                 "expected 3, 4, 5, 6, 8 or 16 bits of keys and of values, or f32, bf16 or "
+                                 "int8 of both");
+  });
+}
+
 Result<plan::Budget> byte_budget_of(const PlanArguments& args, const profile::Sensitivity& sensitivity) {
+  OPTIQ_TRY(const auto memory, memory_bytes(args));
+  if (memory) return plan::memory_budget(sensitivity, *memory, args.need);
+  if (args.need.plans_cache())
+    return fail(ErrorCode::usage, "--kv auto: expected --device or --memory, which the cache is part of");
   if (args.size) {
     OPTIQ_TRY(const auto bytes, parse_bytes(*args.size));
     return plan::size_budget(bytes);
-  }
-  if (args.memory) {
-    OPTIQ_TRY(const auto bytes, parse_bytes(*args.memory));
-    return plan::memory_budget(sensitivity, bytes, args.need);
-  }
-  if (args.device) {
-    OPTIQ_TRY(const auto device, plan::parse_device(*args.device));
-    return plan::memory_budget(sensitivity, device.usable_bytes, args.need);
   }
   if (args.reduce) {
     OPTIQ_TRY(const double fraction, parse_fraction(*args.reduce));
@@ -75,6 +116,7 @@ Result<profile::Options> profile_options(const ProfileArguments& args) {
   OPTIQ_TRY(options.estimator, profile::parse_estimator(args.estimator));
   OPTIQ_TRY(options.encoder, quant::parse_encoder(args.encoder));
   options.label_draws = args.label_draws;
+  options.caches = args.caches;
   options.compute = args.compute == "f32" ? kernels::Compute::f32 : kernels::Compute::bf16;
   const auto wanted = [](const std::vector<int>& list, int value) {
     return list.empty() || std::ranges::find(list, value) != list.end();
@@ -89,15 +131,19 @@ Result<profile::Options> profile_options(const ProfileArguments& args) {
   return options;
 }
 
-void add_memory_need(CLI::App* verb, plan::MemoryNeed& need) {
-  verb->add_option("--context", need.context_tokens, "Tokens of KV cache to have memory for")
-      ->capture_default_str();
-  verb->add_option("--batch", need.sequences, "Sequences of --context tokens, decoded side by side")
-      ->capture_default_str();
-  add_cache_options(verb, need.cache);
+Result<std::optional<std::uint64_t>> memory_bytes(const PlanArguments& args) {
+  std::optional<std::uint64_t> bytes;
+  if (args.memory) {
+    OPTIQ_TRY(bytes, parse_bytes(*args.memory));
+  }
+  if (args.device) {
+    OPTIQ_TRY(const auto device, plan::parse_device(*args.device));
+    bytes = device.usable_bytes;
+  }
+  return bytes;
 }
 
-void add_plan_options(CLI::App* verb, PlanArguments& args, bool with_formats) {
+void add_plan_options(CLI::App* verb, PlanArguments& args, PlanOptionSet set) {
   auto* budget = verb->add_option_group("budget", "Exactly one of these");
   budget->add_option("--memory", args.memory, "Memory for weights, KV cache and scratch, such as 8GB");
   budget->add_option("--device", args.device,
@@ -106,7 +152,11 @@ void add_plan_options(CLI::App* verb, PlanArguments& args, bool with_formats) {
   budget->add_option("--bpw", args.bits_per_weight, "File bits over parameters, such as 4.5");
   budget->add_option("--reduce", args.reduce, "Less than at 16 bits, such as 70%");
   budget->require_option(1);
-  add_memory_need(verb, args.need);
+  verb->add_option("--context", args.need.context_tokens, "Tokens of KV cache to have memory for")
+      ->capture_default_str();
+  verb->add_option("--batch", args.need.sequences, "Sequences of --context tokens, decoded side by side")
+      ->capture_default_str();
+  add_cache_need(verb, args.need, set.planned_cache);
   auto* speed = verb->add_option("--tokens-per-second", args.tokens_per_second,
                                  "Decode no slower than this by --latency, such as 40");
   auto* latency =
@@ -117,7 +167,7 @@ void add_plan_options(CLI::App* verb, PlanArguments& args, bool with_formats) {
   verb->add_option("--min-bits", args.rules.least_bits, "No module below");
   verb->add_option("--max-bits", args.rules.most_bits, "No module above");
   verb->add_flag("--allow-dense", args.rules.allow_dense, "Modules may stay unquantized");
-  if (!with_formats) return;
+  if (!set.formats) return;
   verb->add_option("--bits", args.rules.bits, "Bits to choose from")->delimiter(',');
   verb->add_option("--groups", args.rules.group_sizes, "Group sizes to choose from")->delimiter(',');
 }
@@ -138,6 +188,12 @@ std::string latency_line(const plan::Plan& plan) {
   if (!plan.latency) return "";
   return fmt::format("{:.4g} tokens per second predicted ({:.4g} asked for)\n",
                      plan.latency->tokens_per_second(), 1 / plan.latency->limit_seconds);
+}
+
+std::string cache_line(const plan::Plan& plan) {
+  if (!plan.cache) return "";
+  return fmt::format("KV cache {:.2f} bits a value, {:.5f} ± {:.5f} of the predicted KL\n",
+                     plan.cache->bits(), plan.cache->predicted_kl, plan.cache->predicted_kl_standard_error);
 }
 
 Result<plan::Rules> rules_of(const PlanArguments& args) {
@@ -172,6 +228,16 @@ Json plan_summary(const plan::Plan& plan) {
                       {"cache_bytes", plan.memory->cache_bytes},
                       {"scratch_bytes", plan.memory->scratch_bytes},
                       {"context_tokens", plan.memory->context_tokens}};
+  }
+  if (plan.cache) {
+    json["kv"] = {{"bits", plan.cache->bits()},
+                  {"predicted_kl", plan.cache->predicted_kl},
+                  {"predicted_kl_stderr", plan.cache->predicted_kl_standard_error},
+                  {"blocks", Json::array()}};
+    for (const auto& block : plan.cache->blocks) {
+      json["kv"]["blocks"].push_back(
+          {{"keys", plan::cache_bits(block.keys)}, {"values", plan::cache_bits(block.values)}});
+    }
   }
   if (plan.latency) {
     json["latency"] = {{"seconds_per_token", plan.latency->seconds_per_token},

@@ -14,6 +14,7 @@ struct ProfileArguments {
   std::string estimator = "fisher", encoder = "gptq", compute = "bf16";
   std::vector<int> bits, groups;
   std::int64_t label_draws = profile::Options{}.label_draws;
+  bool caches = false;  ///< price the KV cache, too
 };
 
 void add_profile_options(CLI::App* verb, ProfileArguments& args);
@@ -33,15 +34,24 @@ struct PlanArguments {
   plan::Rules rules;
 };
 
-/// --context, --batch and --kv.
-void add_memory_need(CLI::App* verb, plan::MemoryNeed& need);
-/// With bits and groups where the verb has no such options of its own.
-void add_plan_options(CLI::App* verb, PlanArguments& args, bool with_formats);
+/// Which options of planning a verb has.
+struct PlanOptionSet {
+  bool formats = false;        ///< --bits and --groups, where the verb has none of its own
+  bool planned_cache = false;  ///< --kv auto
+};
+void add_plan_options(CLI::App* verb, PlanArguments& args, PlanOptionSet set);
 Result<plan::Budget> budget_of(const PlanArguments& args, const profile::Sensitivity& sensitivity);
 Result<plan::Rules> rules_of(const PlanArguments& args);
 
+/// The bytes of --memory or --device; nothing where the budget is another.
+Result<std::optional<std::uint64_t>> memory_bytes(const PlanArguments& args);
+
 /// "123.4 tokens per second predicted" with a line break, for people; empty without a limit of time.
 std::string latency_line(const plan::Plan& plan);
+
+/// "KV cache 4.60 bits a value, 0.00123 of the predicted KL" with a line break, for people; empty where the
+/// plan has none.
+std::string cache_line(const plan::Plan& plan);
 
 /// What --json says of a plan (docs/formats.md, "Machine interface").
 Json plan_summary(const plan::Plan& plan);

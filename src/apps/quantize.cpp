@@ -220,6 +220,7 @@ Status report_result(const Job& job, const tune::CarriedOut& done, const compare
   Console& console = job.console;
   console.end_progress();
   console.print(quality_table(rows));
+  console.print(cache_line(plan));
   console.print(latency_line(plan));
   console.print(memory_line(job.memory));
   if (!folds.folds.empty()) console.print(fmt::format("folded: {}\n", fold::folds_name(folds.folds)));
@@ -298,13 +299,14 @@ void add_quantize(VerbTable& verbs) {
                    "Learn the rounding of modules of at most so many bits, 0 for none (best: 3, otherwise 0)")
       ->check(CLI::Range(0, 8));
   add_profile_options(verb, args->profile);
-  add_plan_options(verb, args->plan, false);
+  add_plan_options(verb, args->plan, {.planned_cache = true});
   add_memory_option(verb, args->memory);
   verbs.on_chosen(verb, [args, verb](Console& console) -> Status {
     OPTIQ_TRY(const auto effort, tune::parse_effort(args->effort));
     tune::Recipe recipe = tune::recipe_of(effort);
     // What was asked for by name counts more than the recipe.
     if (verb->count("--encoder") == 0) args->profile.encoder = quant::encoder_name(recipe.encoder);
+    args->profile.caches = args->plan.need.plans_cache();
     if (verb->count("--learned-bits") > 0) recipe.learned_bits = args->learned_bits;
     if (verb->count("--sequences") == 0) args->profile.source.sequences = recipe.sequences;
     OPTIQ_TRY(recipe.encoder, quant::parse_encoder(args->profile.encoder));

@@ -21,7 +21,7 @@ struct Arguments {
   std::string model, prompt, system;
   bool raw = false;
   runtime::GenerationOptions options;
-  engine::Options engine;
+  EngineArguments engine;
 
   /// The conversation before the user's first word.
   [[nodiscard]] Json first_messages() const {
@@ -55,9 +55,12 @@ void add_common_options(CLI::App* verb, Arguments& args) {
   add_engine_options(verb, args.engine);
 }
 
-Result<runtime::Session> open_session(const std::string& folder, const engine::Options& options) {
+Result<runtime::Session> open_session(const std::string& folder, const EngineArguments& args,
+                                      const Console& console) {
   OPTIQ_TRY(auto model, model::Model::open(folder));
   OPTIQ_TRY(auto tokenizer, io::Tokenizer::open(folder));
+  OPTIQ_TRY(const auto options, args.options_for(folder));
+  if (!console.quiet) std::fputs(planned_cache_line(options).c_str(), stderr);
   return runtime::Session(std::move(model), std::move(tokenizer), options);
 }
 
@@ -112,7 +115,7 @@ void add_run(VerbTable& verbs) {
   verb->add_option("prompt", args->prompt, "What to say to the model")->required();
   verb->add_flag("--raw", args->raw, "Continue the prompt as it is, without the chat template");
   verbs.on_chosen(verb, [args](Console& console) -> Status {
-    OPTIQ_TRY(auto session, open_session(args->model, args->engine));
+    OPTIQ_TRY(auto session, open_session(args->model, args->engine, console));
     Json messages = args->first_messages();
     messages.push_back({{"role", "user"}, {"content", args->prompt}});
     OPTIQ_TRY(const auto prompt, prompt_tokens(session.tokenizer(), messages, args->prompt, !args->raw));
@@ -138,7 +141,7 @@ void add_chat(VerbTable& verbs) {
   CLI::App* verb = verbs.add("chat", "Talk with a model; an empty line or end of input ends");
   add_common_options(verb, *args);
   verbs.on_chosen(verb, [args](Console& console) -> Status {
-    OPTIQ_TRY(auto session, open_session(args->model, args->engine));
+    OPTIQ_TRY(auto session, open_session(args->model, args->engine, console));
     Json messages = args->first_messages();
     std::signal(SIGINT, on_interrupt);
     std::string line;

@@ -1,5 +1,6 @@
 #include "manifest.h"
 
+#include "optiq/encode/encode.h"
 #include "optiq/fold/fold.h"
 #include "optiq/profile/model_facts.h"
 
@@ -77,6 +78,16 @@ Result<Manifest> read_manifest(const std::filesystem::path& path) {
   OPTIQ_TRY(const JsonReader plan, reader.object("plan"));
   OPTIQ_TRY(manifest.plan, plan::plan_from_json(plan.json(), plan.where()));
   return manifest;
+}
+
+Result<std::vector<kernels::cpu::CacheFormat>> planned_caches(const std::filesystem::path& folder) {
+  std::vector<kernels::cpu::CacheFormat> blocks;
+  const std::filesystem::path path = folder / kManifestFile;
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return blocks;
+  OPTIQ_TRY(const Manifest manifest, read_manifest(path));
+  if (manifest.plan.cache) blocks = manifest.plan.cache->blocks;
+  return blocks;
 }
 
 }  // namespace optiq::encode

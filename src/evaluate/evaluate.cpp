@@ -101,9 +101,9 @@ Status score_positions(const model::Model& model, const model::Model* reference,
   return {};
 }
 
-Result<Scores> score_window(const model::Model& model, const model::Model* reference,
-                            const mx::array& hidden, const mx::array& reference_hidden,
-                            std::span<const std::int32_t> window, kernels::Compute compute) {
+Result<Scores> score_window(const model::Model& model, const model::Model* reference, const mx::array& hidden,
+                            const mx::array& reference_hidden, std::span<const std::int32_t> window,
+                            kernels::Compute compute) {
   const int positions = static_cast<int>(window.size()) - 1;
   Scores scores;
   for (int first = 0; first < positions; first += kPositionsAtOnce) {
@@ -122,7 +122,8 @@ Status score_windows(const model::Model& model, const model::Model* reference, c
   std::optional<model::Activations> reference_hidden;
   if (reference != nullptr) {
     const std::uint64_t held =
-        hidden.is_on_disk() ? 0 : windows.tokens.size() * static_cast<std::uint64_t>(model.config().hidden) * 4;
+        hidden.is_on_disk() ? 0
+                            : windows.tokens.size() * static_cast<std::uint64_t>(model.config().hidden) * 4;
     OPTIQ_TRY(reference_hidden, hidden_of(*reference, windows, reference_compute(options.compute),
                                           least + held, options.memory));
   }
@@ -171,18 +172,6 @@ Status check(const model::Model& model, const model::Model* reference, std::span
   return {};
 }
 
-Distance distance_of(std::vector<double> kl, const std::vector<double>& window_kl,
-                     const std::vector<double>& window_agreement) {
-  Distance distance;
-  distance.kl = mean_with_error(window_kl);
-  distance.kl_max = *std::max_element(kl.begin(), kl.end());
-  distance.kl_median = quantile(kl, 0.5);
-  distance.kl_p99 = quantile(kl, 0.99);
-  distance.kl_p999 = quantile(std::move(kl), 0.999);
-  distance.top1_agreement = mean_with_error(window_agreement);
-  return distance;
-}
-
 }  // namespace
 
 std::uint64_t memory_needed(const model::Model& model, const model::Model* reference, std::int64_t context) {
@@ -197,9 +186,9 @@ std::uint64_t memory_needed(const model::Model& model, const model::Model* refer
   return std::max(pass, kProcessBytes + head + 8 * logits);
 }
 
-Result<Quality> cut_into_windows(const model::Model& model, std::span<const std::int32_t> tokens,
-                                 const Options& options) {
-  OPTIQ_CHECK(check(model, nullptr, tokens, options));
+Result<Quality> cut_into_windows(const model::Model& model, const model::Model* reference,
+                                 std::span<const std::int32_t> tokens, const Options& options) {
+  OPTIQ_CHECK(check(model, reference, tokens, options));
   Quality quality;
   quality.context = usable_context(model.config(), options.context, tokens.size());
   quality.windows = static_cast<std::int64_t>(tokens.size()) / quality.context;
@@ -214,11 +203,21 @@ void set_perplexity(Quality& quality) {
   quality.perplexity_standard_error = quality.perplexity * nll.standard_error;
 }
 
+void set_distance(Quality& quality, std::vector<double> kl, const std::vector<double>& window_agreement) {
+  Distance& distance = quality.distance;
+  quality.has_reference = true;
+  distance.kl = mean_with_error(quality.window_kl);
+  distance.kl_max = *std::max_element(kl.begin(), kl.end());
+  distance.kl_median = quantile(kl, 0.5);
+  distance.kl_p99 = quantile(kl, 0.99);
+  distance.kl_p999 = quantile(std::move(kl), 0.999);
+  distance.top1_agreement = mean_with_error(window_agreement);
+}
+
 Result<Quality> evaluate_text(const model::Model& model, const model::Model* reference,
                               std::span<const std::int32_t> tokens, const Options& options,
                               const Progress& progress) {
-  OPTIQ_CHECK(check(model, reference, tokens, options));
-  OPTIQ_TRY(Quality quality, cut_into_windows(model, tokens, options));
+  OPTIQ_TRY(Quality quality, cut_into_windows(model, reference, tokens, options));
   OPTIQ_CHECK(check_memory(options.memory, memory_needed(model, reference, quality.context), "eval"));
   std::vector<double> kl, window_agreement;
   const auto take = [&](const Scores& scores) {
@@ -238,9 +237,7 @@ Result<Quality> evaluate_text(const model::Model& model, const model::Model* ref
     OPTIQ_CHECK(score_windows(model, reference, windows, options, take));
   }
   set_perplexity(quality);
-  quality.has_reference = reference != nullptr;
-  if (reference != nullptr)
-    quality.distance = distance_of(std::move(kl), quality.window_kl, window_agreement);
+  if (reference != nullptr) set_distance(quality, std::move(kl), window_agreement);
   return quality;
 }
 

@@ -11,7 +11,7 @@ namespace {
 template <class FormatOf>
 Plan plan_on(const profile::Sensitivity& sensitivity, const Menu& menu, const FormatOf& format_of) {
   allocate::Choice choice;
-  for (std::size_t module = 0; module < menu.options.size(); ++module) {
+  for (std::size_t module = 0; module < menu.modules; ++module) {
     const auto& options = menu.options[module];
     const quant::Format format = format_of(module);
     const auto found = std::find_if(options.begin(), options.end(),
@@ -48,13 +48,26 @@ quant::Format format_of(const profile::Sensitivity& sensitivity, std::size_t ind
   return is_high ? recipe.high : recipe.low;
 }
 
+/// Adds the best caches for the bytes that the modules leave; false where none fit.
+bool add_best_caches(const profile::Sensitivity& sensitivity, const Menu& menu, const Budget& budget,
+                     allocate::Choice& choice) {
+  if (!menu.has_caches()) return true;
+  const std::uint64_t files = choice_bytes(sensitivity, menu, choice);
+  if (files > budget.file_bytes) return false;
+  const auto first = menu.items.begin() + static_cast<std::ptrdiff_t>(menu.modules);
+  const allocate::Items caches(first, menu.items.end());
+  const auto best = allocate::solve(caches, budget.file_bytes - files);
+  if (best) choice.insert(choice.end(), best->choice.begin(), best->choice.end());
+  return best.has_value();
+}
+
 /// The plan of these formats, where the menu has them all and it keeps to the budget. A module for which its
 /// format was not measured stays dense.
 template <class FormatOf>
 std::optional<Plan> allowed_plan(const profile::Sensitivity& sensitivity, const Menu& menu,
                                  const Budget& budget, const FormatOf& format_of_module) {
   allocate::Choice choice;
-  for (std::size_t module = 0; module < menu.options.size(); ++module) {
+  for (std::size_t module = 0; module < menu.modules; ++module) {
     quant::Format format = format_of_module(module);
     const auto& measured = sensitivity.modules[module].options;
     if (std::ranges::find(measured, format, &profile::FormatCost::format) == measured.end())
@@ -64,9 +77,10 @@ std::optional<Plan> allowed_plan(const profile::Sensitivity& sensitivity, const 
     if (found == allowed.end()) return std::nullopt;
     choice.push_back(static_cast<std::size_t>(found - allowed.begin()));
   }
+  if (!add_best_caches(sensitivity, menu, budget, choice)) return std::nullopt;
   Plan plan = assemble(sensitivity, menu, choice);
   apply_budget(menu, choice, budget, plan);
-  if (plan.bytes > budget.file_bytes) return std::nullopt;
+  if (plan.bytes > plan.budget_bytes) return std::nullopt;
   if (plan.latency && plan.latency->seconds_per_token > plan.latency->limit_seconds) return std::nullopt;
   return plan;
 }
@@ -125,7 +139,7 @@ Result<Plan> mixed_recipe_plan(const profile::Sensitivity& sensitivity, const Mi
 Result<std::vector<Guard>> guard_plans(const profile::Sensitivity& sensitivity, const Budget& budget,
                                        const Rules& rules) {
   OPTIQ_CHECK(profile::check_sensitivity(sensitivity, "sensitivity"));
-  OPTIQ_TRY(const Menu menu, make_timed_menu(sensitivity, budget, rules, false));
+  OPTIQ_TRY(const Menu menu, make_budget_menu(sensitivity, budget, rules, false));
   std::optional<Guard> uniform, mixed;
   for (const quant::Format format : measured_formats(sensitivity)) {
     keep_better(uniform, "uniform " + quant::to_string(format),

@@ -48,19 +48,29 @@ Result<Budget> reduce_budget(const profile::Sensitivity& sensitivity, double fra
 
 Result<Budget> memory_budget(const profile::Sensitivity& sensitivity, std::uint64_t bytes,
                              const MemoryNeed& need) {
-  OPTIQ_TRY(const MemoryUse memory, memory_use(memory_shape(sensitivity), need));
-  const Menu menu = full_menu(sensitivity);
-  const std::uint64_t weights = choice_bytes(sensitivity, menu, smallest_choice(menu));
-  if (memory.total() + weights > bytes) {
+  OPTIQ_TRY(MemoryUse memory, memory_use(memory_shape(sensitivity), need));
+  Menu menu = full_menu(sensitivity);
+  // A packed cache that the profile prices is part of the program, too, so that its loss is predicted.
+  const bool has_caches = need.plans_cache() || (need.cache.is_packed() && !sensitivity.caches.empty());
+  if (has_caches) {
+    OPTIQ_CHECK(add_caches(sensitivity, need, menu));
+    memory.cache_bytes = 0;
+  }
+  const allocate::Choice smallest = smallest_choice(menu);
+  const std::uint64_t variable = choice_bytes(sensitivity, menu, smallest);
+  const std::uint64_t cache = memory.cache_bytes + chosen_cache_bytes(menu, smallest);
+  if (memory.total() + variable > bytes) {
     return fail(
         ErrorCode::impossible_budget,
         "memory of {} bytes ({}) is not enough: the smallest possible takes {} bytes (weights {}, cache "
         "of {} tokens {}, scratch {})",
-        bytes, format_bytes(bytes), memory.total() + weights, format_bytes(weights),
-        need.sequences * need.context_tokens, format_bytes(memory.cache_bytes),
-        format_bytes(memory.scratch_bytes));
+        bytes, format_bytes(bytes), memory.total() + variable,
+        format_bytes(memory.total() + variable - cache - memory.scratch_bytes),
+        need.sequences * need.context_tokens, format_bytes(cache), format_bytes(memory.scratch_bytes));
   }
-  return Budget{.file_bytes = bytes - memory.total(), .memory = memory};
+  Budget budget{.file_bytes = bytes - memory.total(), .memory = memory};
+  if (has_caches) budget.cache = need;
+  return budget;
 }
 
 Result<Pin> parse_pin(const std::string& text) {

@@ -9,9 +9,9 @@ namespace optiq::plan {
 
 Result<MeanError> predict(const profile::Sensitivity& sensitivity, const Plan& plan) {
   const Menu menu = full_menu(sensitivity);
-  if (plan.modules.size() != menu.options.size()) {
+  if (plan.modules.size() != menu.modules) {
     return fail(ErrorCode::bad_input, "a plan of {} modules, but a profile of {}", plan.modules.size(),
-                menu.options.size());
+                menu.modules);
   }
   allocate::Choice choice;
   for (std::size_t m = 0; m < plan.modules.size(); ++m) {

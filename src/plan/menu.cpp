@@ -93,7 +93,8 @@ Status check_pins(const profile::Sensitivity& sensitivity, const Rules& rules) {
 }
 
 void add_items(const profile::Sensitivity& sensitivity, Menu& menu) {
-  for (std::size_t m = 0; m < menu.options.size(); ++m) {
+  menu.modules = sensitivity.modules.size();
+  for (std::size_t m = 0; m < menu.modules; ++m) {
     const profile::ModuleSensitivity& module = sensitivity.modules[m];
     auto& item = menu.items.emplace_back();
     for (const MenuOption& option : menu.options[m]) {
@@ -110,11 +111,11 @@ bool is_lookup(const profile::Sensitivity& sensitivity, const std::string& name)
                      [](const auto& module) { return module.name == "lm_head"; });
 }
 
-/// mean_s (Σ projections)² · scale with its standard error over samples.
+/// mean_s (Σ projections)² · scale with its standard error over samples, of the items from `first` on.
 MeanError predict_by_projections(const profile::Sensitivity& sensitivity, const Menu& menu,
-                                 const allocate::Choice& choice) {
+                                 const allocate::Choice& choice, std::size_t first) {
   std::vector<double> sums(sensitivity.samples(), 0.0);
-  for (std::size_t m = 0; m < choice.size(); ++m) {
+  for (std::size_t m = first; m < choice.size(); ++m) {
     const auto* projections = menu.options[m][choice[m]].projections;
     if (projections == nullptr) continue;
     for (std::size_t s = 0; s < sums.size(); ++s) sums[s] += static_cast<double>((*projections)[s]);
@@ -123,10 +124,10 @@ MeanError predict_by_projections(const profile::Sensitivity& sensitivity, const 
   return mean_with_error(sums);
 }
 
-MeanError predict_by_sum(const Menu& menu, const allocate::Choice& choice) {
+MeanError predict_by_sum(const Menu& menu, const allocate::Choice& choice, std::size_t first) {
   MeanError sum;
   double variance = 0;
-  for (std::size_t m = 0; m < choice.size(); ++m) {
+  for (std::size_t m = first; m < choice.size(); ++m) {
     const MenuOption& option = menu.options[m][choice[m]];
     sum.mean += option.cost;
     variance += option.standard_error * option.standard_error;
@@ -135,12 +136,31 @@ MeanError predict_by_sum(const Menu& menu, const allocate::Choice& choice) {
   return sum;
 }
 
+MeanError predict_choice(const profile::Sensitivity& sensitivity, const Menu& menu,
+                         const allocate::Choice& choice, std::size_t first) {
+  return sensitivity.samples() > 0 ? predict_by_projections(sensitivity, menu, choice, first)
+                                   : predict_by_sum(menu, choice, first);
+}
+
+CachePlan cache_plan(const profile::Sensitivity& sensitivity, const Menu& menu,
+                     const allocate::Choice& choice) {
+  CachePlan plan;
+  for (std::size_t i = menu.modules; i < choice.size(); ++i) {
+    plan.blocks.push_back(menu.options[i][choice[i]].cache);
+    plan.cost += menu.options[i][choice[i]].cost;
+  }
+  const MeanError predicted = predict_choice(sensitivity, menu, choice, menu.modules);
+  plan.predicted_kl = predicted.mean;
+  plan.predicted_kl_standard_error = predicted.standard_error;
+  return plan;
+}
+
 Plan without_figures(const profile::Sensitivity& sensitivity, const Menu& menu,
                      const allocate::Choice& choice) {
   Plan plan;
   plan.model = sensitivity.model;
   plan.fixed = sensitivity.fixed;
-  for (std::size_t m = 0; m < choice.size(); ++m) {
+  for (std::size_t m = 0; m < menu.modules; ++m) {
     const profile::ModuleSensitivity& module = sensitivity.modules[m];
     const MenuOption& option = menu.options[m][choice[m]];
     plan.modules.push_back({.name = module.name,
@@ -187,7 +207,7 @@ Menu full_menu(const profile::Sensitivity& sensitivity) {
 }
 
 Status add_times(const profile::Sensitivity& sensitivity, const LatencyTable& table, Menu& menu) {
-  for (std::size_t m = 0; m < menu.options.size(); ++m) {
+  for (std::size_t m = 0; m < menu.modules; ++m) {
     const profile::ModuleSensitivity& module = sensitivity.modules[m];
     if (is_lookup(sensitivity, module.name)) continue;
     for (std::size_t option = 0; option < menu.options[m].size(); ++option) {
@@ -206,15 +226,15 @@ Status add_times(const profile::Sensitivity& sensitivity, const LatencyTable& ta
 
 std::uint64_t choice_bytes(const profile::Sensitivity& sensitivity, const Menu& menu,
                            const allocate::Choice& choice) {
-  return exact_bytes(without_figures(sensitivity, menu, choice));
+  return exact_bytes(without_figures(sensitivity, menu, choice)) + chosen_cache_bytes(menu, choice);
 }
 
 Plan assemble(const profile::Sensitivity& sensitivity, const Menu& menu, const allocate::Choice& choice) {
   Plan plan = without_figures(sensitivity, menu, choice);
   plan.bytes = exact_bytes(plan);
   plan.bits_per_weight = static_cast<double>(plan.bytes) * 8 / static_cast<double>(plan.model.parameters);
-  const MeanError predicted = sensitivity.samples() > 0 ? predict_by_projections(sensitivity, menu, choice)
-                                                        : predict_by_sum(menu, choice);
+  const MeanError predicted = predict_choice(sensitivity, menu, choice, 0);
+  if (menu.has_caches()) plan.cache = cache_plan(sensitivity, menu, choice);
   plan.predicted_kl = predicted.mean;
   plan.predicted_kl_standard_error = predicted.standard_error;
   return plan;
@@ -235,9 +255,9 @@ allocate::Projections make_projections(const profile::Sensitivity& sensitivity, 
                                        std::size_t begin, std::size_t end) {
   allocate::Projections projections{
       .samples = end - begin, .scale = sensitivity.projection_scale, .values = {}};
-  for (const auto& options : menu.options) {
+  for (std::size_t m = 0; m < menu.modules; ++m) {
     auto& item = projections.values.emplace_back();
-    for (const MenuOption& option : options) {
+    for (const MenuOption& option : menu.options[m]) {
       if (option.projections == nullptr) {
         item.emplace_back(end - begin, 0.0f);
       } else {

@@ -6,12 +6,15 @@
 #include "optiq/base/file.h"
 #include "optiq/base/text.h"
 #include "optiq/io/checkpoint.h"
+#include "optiq/plan/memory.h"
 #include "optiq/plan/plan.h"
 
 namespace optiq::plan {
 namespace {
 
 constexpr std::string_view kFormat = "optiq-plan";
+/// Of the member "kv".
+constexpr std::int64_t kCacheVersion = 1;
 
 void append_tensors(const PlannedModule& module, DType dtype, std::vector<io::TensorSpec>& tensors) {
   const std::int64_t out = module.out_features;
@@ -48,6 +51,46 @@ Json memory_to_json(const MemoryUse& memory) {
 
 Json token_time_to_json(const TokenTime& latency) {
   return {{"seconds_per_token", latency.seconds_per_token}, {"limit_seconds", latency.limit_seconds}};
+}
+
+Json cache_to_json(const CachePlan& cache) {
+  Json blocks = Json::array();
+  for (const auto& format : cache.blocks)
+    blocks.push_back({{"keys", cache_bits(format.keys)}, {"values", cache_bits(format.values)}});
+  return {{"version", kCacheVersion},
+          {"cost", cache.cost},
+          {"predicted_kl", cache.predicted_kl},
+          {"predicted_kl_standard_error", cache.predicted_kl_standard_error},
+          {"blocks", std::move(blocks)}};
+}
+
+Result<kernels::cpu::CacheStorage> read_cache_bits(const JsonReader& reader, std::string_view key) {
+  OPTIQ_TRY(const std::int64_t bits, reader.integer(key));
+  const auto storage =
+      bits < 0 || bits > 16 ? std::nullopt : kernels::cpu::storage_of_bits(static_cast<int>(bits));
+  if (!storage)
+    return fail(ErrorCode::bad_input, "{}: \"{}\" is {}, expected 3, 4, 5, 6, 8 or 16", reader.where(), key,
+                bits);
+  return *storage;
+}
+
+Result<CachePlan> read_cache(const JsonReader& reader) {
+  OPTIQ_TRY(const std::int64_t version, reader.integer("version"));
+  if (version != kCacheVersion)
+    return fail(ErrorCode::bad_input, "{}: version is {}, expected {}", reader.where(), version,
+                kCacheVersion);
+  CachePlan cache;
+  OPTIQ_TRY(cache.cost, reader.number("cost"));
+  OPTIQ_TRY(cache.predicted_kl, reader.number("predicted_kl"));
+  OPTIQ_TRY(cache.predicted_kl_standard_error, reader.number("predicted_kl_standard_error"));
+  OPTIQ_TRY(const Json* blocks, reader.array("blocks"));
+  for (const Json& json : *blocks) {
+    const JsonReader block(json, fmt::format("{}: blocks[{}]", reader.where(), cache.blocks.size()));
+    OPTIQ_TRY(const auto keys, read_cache_bits(block, "keys"));
+    OPTIQ_TRY(const auto values, read_cache_bits(block, "values"));
+    cache.blocks.emplace_back(keys, values);
+  }
+  return cache;
 }
 
 Result<std::uint64_t> read_bytes(const JsonReader& reader, std::string_view key) {
@@ -117,6 +160,30 @@ Status check_token_time(const TokenTime& latency, const std::string& where) {
   return {};
 }
 
+Status check_cache(const CachePlan& cache, const Plan& plan, const std::string& where) {
+  const profile::ModelFacts& model = plan.model;
+  if (!plan.memory) return fail(ErrorCode::bad_input, "{}: a KV cache without \"memory\"", where);
+  if (static_cast<std::int64_t>(cache.blocks.size()) != model.layers) {
+    return fail(ErrorCode::bad_input, "{}: formats of {} blocks, but the model has {}", where,
+                cache.blocks.size(), model.layers);
+  }
+  const MemoryShape shape{.layers = model.layers, .kv_heads = model.kv_heads, .head_dim = model.head_dim};
+  const MemoryNeed need{.context_tokens = plan.memory->context_tokens, .sequences = plan.memory->sequences};
+  if (const auto sensible = memory_use(shape, need); !sensible)
+    return fail(ErrorCode::bad_input, "{}: {}", where, sensible.error().message);
+  std::uint64_t bytes = 0;
+  for (const auto& format : cache.blocks) bytes += block_cache_bytes(shape, need, format);
+  if (bytes != plan.memory->cache_bytes) {
+    return fail(ErrorCode::bad_input, "{}: \"cache_bytes\" is {}, but these formats take {}", where,
+                plan.memory->cache_bytes, bytes);
+  }
+  for (const double value : {cache.cost, cache.predicted_kl, cache.predicted_kl_standard_error}) {
+    if (!std::isfinite(value))
+      return fail(ErrorCode::bad_input, "{}: a predicted figure is not finite", where);
+  }
+  return {};
+}
+
 Status check_figures(const Plan& plan, const std::string& where) {
   for (const double value : {plan.predicted_kl, plan.predicted_kl_standard_error, plan.gap, plan.seconds}) {
     if (!std::isfinite(value))
@@ -131,10 +198,22 @@ Status check_figures(const Plan& plan, const std::string& where) {
     return fail(ErrorCode::bad_input, "{}: {} bytes exceed the budget of {}", where, plan.bytes,
                 plan.budget_bytes);
   }
+  if (plan.cache) OPTIQ_CHECK(check_cache(*plan.cache, plan, where + ": kv"));
   return plan.latency ? check_token_time(*plan.latency, where + ": latency") : Status{};
 }
 
 }  // namespace
+
+int cache_bits(kernels::cpu::CacheStorage storage) {
+  const int bits = kernels::cpu::packed_bits(storage);
+  return bits > 0 ? bits : static_cast<int>(8 * kernels::cpu::cache_bytes_per_element(storage));
+}
+
+double CachePlan::bits() const {
+  double sum = 0;
+  for (const auto& format : blocks) sum += cache_bits(format.keys) + cache_bits(format.values);
+  return blocks.empty() ? 0 : sum / static_cast<double>(2 * blocks.size());
+}
 
 std::vector<io::TensorSpec> checkpoint_tensors(const Plan& plan) {
   std::vector<io::TensorSpec> tensors;
@@ -192,6 +271,7 @@ Json plan_to_json(const Plan& plan) {
             {"gap", plan.gap},
             {"seconds", plan.seconds}};
   if (plan.memory) json["memory"] = memory_to_json(*plan.memory);
+  if (plan.cache) json["kv"] = cache_to_json(*plan.cache);
   if (plan.latency) json["latency"] = token_time_to_json(*plan.latency);
   if (!plan.importance.empty()) json["importance"] = plan.importance;
   Json modules = Json::array();
@@ -217,6 +297,10 @@ Result<Plan> plan_from_json(const Json& json, const std::string& where) {
   if (reader.has("memory")) {
     OPTIQ_TRY(const JsonReader memory, reader.object("memory"));
     OPTIQ_TRY(plan.memory, read_memory(memory));
+  }
+  if (reader.has("kv")) {
+    OPTIQ_TRY(const JsonReader cache, reader.object("kv"));
+    OPTIQ_TRY(plan.cache, read_cache(cache));
   }
   if (reader.has("latency")) {
     OPTIQ_TRY(const JsonReader latency, reader.object("latency"));

@@ -70,8 +70,9 @@ Result<Fit> solve_exactly(const profile::Sensitivity& sensitivity, const Menu& m
   const std::uint64_t least_bytes = choice_bytes(sensitivity, menu, smallest);
   if (least_bytes > budget_bytes) {
     return fail(ErrorCode::impossible_budget,
-                "{} bytes ({}) are not enough: the smallest possible checkpoint takes {} bytes ({})",
-                budget_bytes, format_bytes(budget_bytes), least_bytes, format_bytes(least_bytes));
+                "{} bytes ({}) are not enough: the smallest possible checkpoint{} takes {} bytes ({})",
+                budget_bytes, format_bytes(budget_bytes), menu.has_caches() ? " and KV cache" : "",
+                least_bytes, format_bytes(least_bytes));
   }
   const std::uint64_t least_tensors = tensor_bytes_of(menu, smallest);
   Capacity capacity(least_tensors + (budget_bytes - least_bytes), matrix_picoseconds(budget));
@@ -103,16 +104,31 @@ Result<Fit> solve_exactly(const profile::Sensitivity& sensitivity, const Menu& m
   return best;
 }
 
-/// Whether refining on samples [begin, end) also helps on all the others.
-Result<bool> holds_elsewhere(const profile::Sensitivity& sensitivity, const Menu& menu, const Fit& fit,
-                             bool first_half) {
+/// What is searched with interactions: the modules. The caches stay as they are: what packing changes differs
+/// from text to text, so that their interactions are noise that a search would only fit.
+struct ModuleProgram {
+  allocate::Items items;
+  Choice start;
+  Capacity capacity{0};
+
+  ModuleProgram(const Menu& menu, const Fit& fit)
+      : items(menu.items.begin(), menu.items.begin() + static_cast<std::ptrdiff_t>(menu.modules)),
+        start(fit.solution.choice.begin(),
+              fit.solution.choice.begin() + static_cast<std::ptrdiff_t>(menu.modules)),
+        capacity(fit.capacity.bytes - chosen_cache_bytes(menu, fit.solution.choice),
+                 fit.capacity.picoseconds) {}
+};
+
+/// Whether refining on one half of the samples also helps on the other.
+Result<bool> holds_elsewhere(const profile::Sensitivity& sensitivity, const Menu& menu,
+                             const ModuleProgram& program, bool first_half) {
   const std::size_t samples = sensitivity.samples();
   const std::size_t half = samples / 2;
   const auto seen = make_projections(sensitivity, menu, first_half ? 0 : half, first_half ? half : samples);
   const auto unseen = make_projections(sensitivity, menu, first_half ? half : 0, first_half ? samples : half);
-  OPTIQ_TRY(const Solution refined, allocate::refine(menu.items, seen, fit.capacity, fit.solution.choice));
+  OPTIQ_TRY(const Solution refined, allocate::refine(program.items, seen, program.capacity, program.start));
   return allocate::interaction_cost(unseen, refined.choice) <
-         allocate::interaction_cost(unseen, fit.solution.choice);
+         allocate::interaction_cost(unseen, program.start);
 }
 
 /// The choice with interactions counted; the one of least Σ cost where they do not carry over from one half
@@ -120,14 +136,17 @@ Result<bool> holds_elsewhere(const profile::Sensitivity& sensitivity, const Menu
 Result<Choice> refine_where_it_holds(const profile::Sensitivity& sensitivity, const Menu& menu,
                                      const Fit& fit, std::uint64_t budget_bytes) {
   if (sensitivity.samples() < 2) return fit.solution.choice;
+  const ModuleProgram program(menu, fit);
   for (const bool first_half : {true, false}) {
-    OPTIQ_TRY(const bool holds, holds_elsewhere(sensitivity, menu, fit, first_half));
+    OPTIQ_TRY(const bool holds, holds_elsewhere(sensitivity, menu, program, first_half));
     if (!holds) return fit.solution.choice;
   }
   const auto all = make_projections(sensitivity, menu, 0, sensitivity.samples());
-  OPTIQ_TRY(Solution refined, allocate::refine(menu.items, all, fit.capacity, fit.solution.choice));
-  const bool fits = choice_bytes(sensitivity, menu, refined.choice) <= budget_bytes;
-  return fits ? std::move(refined.choice) : fit.solution.choice;
+  OPTIQ_TRY(const Solution refined, allocate::refine(program.items, all, program.capacity, program.start));
+  Choice choice = fit.solution.choice;
+  std::ranges::copy(refined.choice, choice.begin());
+  const bool fits = choice_bytes(sensitivity, menu, choice) <= budget_bytes;
+  return fits ? std::move(choice) : fit.solution.choice;
 }
 
 /// The plan's Σ cost above the bound that the solver proved, as a fraction: refining on interactions gives up
@@ -135,6 +154,7 @@ Result<Choice> refine_where_it_holds(const profile::Sensitivity& sensitivity, co
 double gap_of(const Plan& plan, const Solution& solved) {
   double cost = 0;
   for (const PlannedModule& module : plan.modules) cost += module.cost;
+  if (plan.cache) cost += plan.cache->cost;
   const double bound = solved.cost - solved.gap * std::fabs(solved.cost);
   const double gap = (cost - bound) / std::max(std::fabs(cost), 1e-300);
   return gap > 1e-12 ? gap : 0;
@@ -158,15 +178,18 @@ std::optional<TokenTime> token_time(const Menu& menu, const Choice& choice, cons
 }  // namespace
 
 void apply_budget(const Menu& menu, const Choice& choice, const Budget& budget, Plan& plan) {
-  plan.budget_bytes = budget.file_bytes;
+  const std::uint64_t cache_bytes = chosen_cache_bytes(menu, choice);
+  plan.budget_bytes = budget.file_bytes - std::min(cache_bytes, budget.file_bytes);
   plan.memory = budget.memory;
   if (plan.memory) plan.memory->weight_bytes = plan.bytes;
+  if (plan.memory && menu.has_caches()) plan.memory->cache_bytes = cache_bytes;
   plan.latency = token_time(menu, choice, budget);
 }
 
-Result<Menu> make_timed_menu(const profile::Sensitivity& sensitivity, const Budget& budget,
-                             const Rules& rules, bool smooth) {
+Result<Menu> make_budget_menu(const profile::Sensitivity& sensitivity, const Budget& budget,
+                              const Rules& rules, bool smooth) {
   OPTIQ_TRY(Menu menu, make_menu(sensitivity, rules, smooth));
+  if (budget.cache) OPTIQ_CHECK(add_caches(sensitivity, *budget.cache, menu));
   if (!budget.latency) return menu;
   OPTIQ_CHECK(check_limit(*budget.latency));
   OPTIQ_CHECK(add_times(sensitivity, budget.latency->table, menu));
@@ -177,7 +200,7 @@ Result<Plan> make_plan(const profile::Sensitivity& sensitivity, const Budget& bu
                        const PlanOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   OPTIQ_CHECK(profile::check_sensitivity(sensitivity, "sensitivity"));
-  OPTIQ_TRY(const Menu menu, make_timed_menu(sensitivity, budget, rules, options.smooth));
+  OPTIQ_TRY(const Menu menu, make_budget_menu(sensitivity, budget, rules, options.smooth));
   OPTIQ_TRY(const Fit fit, solve_exactly(sensitivity, menu, budget, options.limits));
   Choice choice = fit.solution.choice;
   if (options.interactions) {

@@ -22,6 +22,7 @@ class Bounded(CliTest):
         super().setUpClass()
         cls.shared = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory(prefix="optiq-memory-")))
         cls.large = make_model.write_model(cls.shared / "large", "small", 8, shard_bytes=60 * MEGABYTE)
+        cls.sensitivity = cls.shared / "sensitivity.json"
         cls.model_bytes = sum(file.stat().st_size for file in cls.large.glob("*.safetensors"))
         sensitivity = measure.write_sensitivity(cls.large, cls.shared / "sensitivity.json", encoder="rtn")
         measure.must_run([BINARY, "plan", sensitivity, "--bpw", "4.5", "-o", cls.shared / "plan.json"])
@@ -64,6 +65,22 @@ class Bounded(CliTest):
                 for name in ("{}.json", "{}.importance.safetensors"):
                     self.assertEqual((self.folder / name.format("bounded")).read_bytes(),
                                      (self.folder / name.format("whole")).read_bytes())
+
+    @unittest.skipUnless(sys.platform == "linux", "the peak is read from /proc")
+    def test_a_run_stays_within_what_was_planned(self):
+        """Weights and KV cache of the plan, a prompt that fills the context: the kernel's count of the peak."""
+        for context, memory in ((300, "230MB"), (2000, "235MB"), (5000, "245MB")):
+            with self.subTest(context=context):
+                plan = self.succeed("plan", self.sensitivity, "--memory", memory, "--context", context, "--kv", "auto")
+                self.assertLess(plan["kv"]["bits"], 16)
+                shutil.rmtree(self.folder / "out", ignore_errors=True)
+                self.succeed("encode", self.large, "plan.json", "out")
+                prompt = "".join(chr(97 + i * i % 23) for i in range(context - 80))
+                done = measure.must_run([BINARY, "run", self.folder / "out", prompt, "--raw", "--max-tokens", "80", "--json"])
+                said = json.loads(done.stdout)  # weights move into huge pages over 64 tokens
+                self.assertEqual(said["prompt_tokens"] + said["generated_tokens"], context)
+                self.assertLess(done.peak_bytes, plan["memory"]["total_bytes"])
+                self.assertGreater(done.peak_bytes, plan["memory"]["cache_bytes"] + plan["bytes"] / 2)
 
     def test_too_little(self):
         self.refuse(IMPOSSIBLE_BUDGET, ["encode", "the least that would do"], *self.encode("out"), "--max-memory", "50MB")

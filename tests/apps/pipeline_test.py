@@ -3,7 +3,7 @@ import json
 import subprocess
 import unittest
 
-from cli_support import (BINARY, CALIBRATION, CliTest, GOLDENS, IMPOSSIBLE_BUDGET, USAGE, weight_file_bytes, write_latency,
+from cli_support import (BAD_INPUT, BINARY, CALIBRATION, CliTest, GOLDENS, IMPOSSIBLE_BUDGET, USAGE, weight_file_bytes, write_latency,
                          write_model, write_tasks)
 
 PLAN_FIELDS = {"bytes": int, "bits_per_weight": float, "predicted_kl": float, "gap": float, "seconds": float,
@@ -105,6 +105,46 @@ class ProfileAndPlan(CliTest):
         self.refuse(IMPOSSIBLE_BUDGET, "smallest", "plan", profile, "--device", "pc-2gb")
         for verb in (["fit", self.model], ["plan", profile]):
             self.refuse(USAGE, "toaster", *verb, "--device", "toaster")
+
+    def test_bits_of_the_cache(self):
+        calibration = ["--calibration", self.text, "--sequences", "2", "--kv"]
+        self.refuse(USAGE, "64 tokens at a time", "profile", self.model, *calibration, "--tokens", "32")
+        self.refuse(USAGE, "mse", "profile", self.model, *calibration, "--tokens", "96", "--estimator", "mse")
+        self.succeed("profile", self.model, "-o", "kv.json", *calibration, "--tokens", "96", "--bits", "4,8")
+        need = ["--context", "4096", "--batch", "4", "--kv", "auto"]
+        self.refuse(BAD_INPUT, "profile again with --kv", "plan", self.profile(), "--memory", "1GB", *need)
+        self.refuse(USAGE, "--device", "plan", "kv.json", "--bpw", "6", "--kv", "auto")
+        self.refuse(USAGE, "auto", "compare", self.model, "--memory", "1GB", *need)
+
+        rich = self.succeed("plan", "kv.json", "--memory", "1GB", *need)
+        self.assertEqual(len(rich["kv"]["blocks"]), 2)
+        limit = rich["memory"]["total_bytes"] - rich["memory"]["cache_bytes"] // 3
+        poor = self.succeed("plan", "kv.json", "--memory", str(limit), *need)
+        self.assertLessEqual(poor["memory"]["total_bytes"], limit)
+        self.assertLess(poor["kv"]["bits"], rich["kv"]["bits"])
+        self.assertEqual([line["context_tokens"] for line in poor["contexts"]], [128])
+        self.assertIn("kv_bits", poor["contexts"][0])
+        fits = self.succeed("fit", self.model, "--device", "mac-8gb", "--sensitivity", "kv.json")["fits"]
+        self.assertEqual([line["kv"] for line in fits], ["f16", "8", "4", "auto"])
+        self.assertIn("kv_bits", fits[-1])
+
+        self.succeed("encode", self.model, "plan.json", "out")
+        self.assertTrue(self.succeed("verify", "out")["verified"])
+        self.assertNotIn("kv", json.loads((self.folder / "out" / "config.json").read_text()))
+        self.assertEqual([(block["keys"], block["values"]) for block in
+                          json.loads((self.folder / "out" / "optiq.json").read_text())["plan"]["kv"]["blocks"]],
+                         [(block["keys"], block["values"]) for block in poor["kv"]["blocks"]])
+        said = f"KV cache as planned: {poor['kv']['bits']:.2f} bits"
+        measure = ["eval", "out", "--text", self.text, "--context", "128", "--windows", "2"]
+        self.assertIn(said, self.run_optiq(*measure).stdout)
+        self.assertNotIn(said, self.run_optiq(*measure, "--kv", "f16").stdout)
+        self.assertIn(said, self.run_optiq("run", "out", "hello", "--max-tokens", "2").stderr)
+        self.assertNotIn(said, self.run_optiq("run", "out", "hello", "--max-tokens", "2", "--kv", "8").stderr)
+        bench = ["bench", "out", "--prompts", "8", "--depths", "100", "--decode-tokens", "2", "--repeats", "1"]
+        self.assertLess(self.succeed(*bench)["decode"][0]["bytes_per_token"],
+                        self.succeed(*bench, "--kv", "f16")["decode"][0]["bytes_per_token"])
+        (self.folder / "out" / "optiq.json").write_text("{}")
+        self.refuse(BAD_INPUT, "optiq.json", "run", "out", "hello")
 
     def test_rules_of_a_plan(self):
         plan = self.succeed("plan", self.profile(), "--bpw", "8", "--pin", "model.layers.0.*=8x64", "--min-bits",
@@ -242,7 +282,9 @@ class EncodeAndMeasure(CliTest):
         self.assertAlmostEqual(exact["ppl"] / expected["ppl"], 1, delta=1e-4)
         self.assertEqual(exact["tokens"], expected["tokens"])
         self.refuse(2, "--kv", *arguments, "--kv", "f32", "--kv-keys", "4")
-        self.refuse(2, "--reference", *arguments, "--kv", "4", "--reference", self.model)
+        to_itself = self.succeed(*arguments, "--kv", "f32", "--reference", self.model)
+        self.assertLess(to_itself["kl_mean"], 1e-9)
+        self.refuse(2, "--max-memory", *arguments, "--kv", "4", "--max-memory", "4GB")
 
     def test_bench(self):
         found = self.succeed("bench", self.out, "--prompts", "8,16", "--depths", "0,4", "--decode-tokens", "2",

@@ -93,6 +93,55 @@ TEST(PlanFile, ReadsBackExactly) {
   EXPECT_EQ(read->latency->seconds_per_token, 1.0 / 3);
 }
 
+Plan plan_with_cache(Random& random, std::int64_t layers) {
+  profile::Sensitivity all = test::random_sensitivity(random, layers);
+  test::add_random_caches(random, all);
+  const MemoryNeed need{.context_tokens = 3000, .plans_keys = true, .plans_values = true};
+  return make_plan(all, memory_budget(all, 200'000'000, need).value()).value();
+}
+
+TEST(PlanFile, TheCacheReadsBack) {
+  Random random(5);
+  Plan plan = plan_with_cache(random, 3);
+  ASSERT_TRUE(plan.cache);
+  const auto read = plan_from_json(plan_to_json(plan), "p.json");
+  ASSERT_TRUE(read) << read.error().message;
+  EXPECT_EQ(read->cache->blocks, plan.cache->blocks);
+  EXPECT_EQ(read->cache->predicted_kl, plan.cache->predicted_kl);
+  EXPECT_EQ(plan_to_json(*read), plan_to_json(plan));
+  using kernels::cpu::CacheStorage;
+  const CachePlan mixed{.blocks = {{CacheStorage::packed3, CacheStorage::f16}, {CacheStorage::packed5}}};
+  EXPECT_EQ(mixed.bits(), (3 + 16 + 5 + 5) / 4.0);
+}
+
+TEST(PlanFile, NamesWhatIsWrongOfTheCache) {
+  Random random(6);
+  const Json good = plan_to_json(plan_with_cache(random, 2));
+  const auto error = [&](const std::function<void(Json&)>& spoil) {
+    Json bad = good;
+    spoil(bad);
+    const auto read = plan_from_json(bad, "p.json");
+    EXPECT_FALSE(read);
+    if (read) return std::string();
+    EXPECT_EQ(read.error().code, ErrorCode::bad_input);
+    return read.error().message;
+  };
+  EXPECT_TRUE(test::contains(error([](Json& j) { j["kv"]["version"] = 0; }), "kv: version is 0, expected 1"));
+  EXPECT_TRUE(test::contains(error([](Json& j) { j["kv"]["blocks"].erase(0); }),
+                             "kv: formats of 1 blocks, but the model has 2"));
+  EXPECT_TRUE(test::contains(error([](Json& j) { j["kv"]["blocks"][1]["keys"] = 7; }),
+                             "blocks[1]: \"keys\" is 7, expected 3, 4, 5, 6, 8 or 16"));
+  EXPECT_TRUE(test::contains(error([](Json& j) { j["kv"]["blocks"][0].erase("values"); }), "values"));
+  EXPECT_TRUE(test::contains(error([](Json& j) { j["memory"]["cache_bytes"] = 5; }), "\"cache_bytes\" is 5"));
+  EXPECT_TRUE(test::contains(error([](Json& j) {
+                               j["kv"]["blocks"][0] = {{"keys", 3}, {"values", 3}};
+                             }),
+                             "these formats take"));
+  EXPECT_TRUE(test::contains(error([](Json& j) { j.erase("memory"); }), "without \"memory\""));
+  EXPECT_TRUE(
+      test::contains(error([](Json& j) { j["memory"]["context_tokens"] = INT64_MAX; }), "sensible size"));
+}
+
 TEST(PlanFile, NamesWhatIsWrong) {
   Random random(4);
   const Plan plan =

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "support/contains.h"
+#include "support/seed.h"
 #include "support/sensitivity.h"
 
 namespace optiq::plan {
@@ -272,6 +273,208 @@ TEST(Budgets, MemoryIsFilesAndCacheAndScratch) {
   EXPECT_EQ(memory_budget(all, 1000).error().code, ErrorCode::impossible_budget);
   EXPECT_EQ(memory_budget(all, limit, {.context_tokens = 0}).error().code, ErrorCode::usage);
   EXPECT_EQ(memory_budget(all, limit, {.context_tokens = INT64_MAX}).error().code, ErrorCode::usage);
+}
+
+/// Σ cost of what the program chooses.
+double total_cost(const Plan& plan) {
+  double cost = plan.cache ? plan.cache->cost : 0;
+  for (const PlannedModule& module : plan.modules) cost += module.cost;
+  return cost;
+}
+
+/// Every combination of two formats of 5 modules and of 16 pairs of two caches.
+class CacheBruteForce {
+ public:
+  CacheBruteForce(const Sensitivity& all, const MemoryNeed& need) : all_(all), need_(need) {
+    Plan plan = uniform_plan(all, all.modules[0].options[0].format).value();
+    for (std::size_t mask = 0; mask < (1u << all.modules.size()); ++mask) {
+      double cost = 0;
+      for (std::size_t m = 0; m < all.modules.size(); ++m) {
+        const auto& option = all.modules[m].options.at(mask >> m & 1);
+        plan.modules[m].format = option.format;
+        cost += option.cost;
+      }
+      files_.emplace_back(exact_bytes(plan), cost);
+    }
+    caches_ = {{0, 0}};
+    for (std::size_t block = 0; 2 * block < all.caches.size(); ++block) {
+      std::vector<std::pair<std::uint64_t, double>> longer;
+      for (const auto& [bytes, cost] : caches_)
+        for (const auto& [more_bytes, more_cost] : of_block(block))
+          longer.emplace_back(bytes + more_bytes, cost + more_cost);
+      caches_ = std::move(longer);
+    }
+  }
+
+  /// The least cost of files and caches within `bytes`.
+  [[nodiscard]] double least(std::uint64_t bytes) const {
+    double best = INFINITY;
+    for (const auto& [file_bytes, file_cost] : files_)
+      for (const auto& [cache_bytes, cache_cost] : caches_)
+        if (file_bytes + cache_bytes <= bytes) best = std::min(best, file_cost + cache_cost);
+    return best;
+  }
+
+ private:
+  [[nodiscard]] std::vector<std::pair<std::uint64_t, double>> of_block(std::size_t block) const {
+    std::vector<std::pair<std::uint64_t, double>> pairs;
+    const auto parts = [&](std::size_t part) {
+      std::vector<std::pair<int, double>> options{{16, 0.0}};
+      for (const auto& option : all_.caches[2 * block + part].options)
+        options.emplace_back(option.format.bits, option.cost);
+      return options;
+    };
+    for (const auto& [key_bits, key_cost] : parts(0)) {
+      for (const auto& [value_bits, value_cost] : parts(1)) {
+        const auto storage = [](int bits) { return *kernels::cpu::storage_of_bits(bits); };
+        pairs.emplace_back(
+            block_cache_bytes(memory_shape(all_), need_, {storage(key_bits), storage(value_bits)}),
+            key_cost + value_cost);
+      }
+    }
+    return pairs;
+  }
+
+  const Sensitivity& all_;
+  MemoryNeed need_;
+  std::vector<std::pair<std::uint64_t, double>> files_, caches_;
+};
+
+TEST(PlannedCaches, AreTheBestOfEveryCombination) {
+  Random random(test::seed());
+  for (int round = 0; round < 6; ++round) {
+    Sensitivity all = test::random_sensitivity(random, 2, Estimator::mse, {2, 5}, {64});
+    test::add_random_caches(random, all, {3, 5, 8});
+    for (auto& cache : all.caches)
+      for (auto& option : cache.options) option.cost *= 3;
+    const MemoryNeed need{.context_tokens = 300, .sequences = 2, .plans_keys = true, .plans_values = true};
+    const CacheBruteForce brute(all, need);
+    const std::uint64_t scratch = memory_use(memory_shape(all), need)->scratch_bytes;
+    const std::uint64_t bytes = scratch + 700'000 + random.below(900'000);
+    const auto budget = memory_budget(all, bytes, need);
+    ASSERT_TRUE(budget) << budget.error().message;
+    const Plan plan = make_plan(all, *budget).value();
+    ASSERT_TRUE(plan.cache && plan.memory);
+    EXPECT_LE(plan.memory->total(), bytes);
+    std::uint64_t cache_bytes = 0;
+    for (const auto& format : plan.cache->blocks)
+      cache_bytes += block_cache_bytes(memory_shape(all), need, format);
+    EXPECT_EQ(plan.memory->cache_bytes, cache_bytes);
+    EXPECT_EQ(plan.memory->weight_bytes, plan.bytes);
+    EXPECT_EQ(plan.memory->scratch_bytes, scratch);
+    EXPECT_NEAR(plan.predicted_kl, total_cost(plan), 1e-12);
+    // Up to the header bytes that depend on the assignment.
+    EXPECT_GE(total_cost(plan), brute.least(bytes - scratch) * (1 - 1e-9));
+    EXPECT_LE(total_cost(plan), brute.least(bytes - scratch - 64) * (1 + 1e-9));
+  }
+}
+
+TEST(PlannedCaches, KeepWhatIsFixed) {
+  using kernels::cpu::CacheStorage;
+  Random random(test::seed());
+  Sensitivity all = test::random_sensitivity(random, 3, Estimator::mse);
+  const MemoryNeed need{
+      .context_tokens = 5000, .cache = {CacheStorage::packed8, CacheStorage::f16}, .plans_values = true};
+  const auto unknown = memory_budget(all, 1 << 30, need);
+  ASSERT_FALSE(unknown);
+  EXPECT_EQ(unknown.error().code, ErrorCode::bad_input);
+  EXPECT_NE(unknown.error().message.find("profile again with --kv"), std::string::npos);
+  test::add_random_caches(random, all);
+  const std::uint64_t scratch = memory_use(memory_shape(all), need)->scratch_bytes;
+  const Plan rich = make_plan(all, memory_budget(all, 1 << 30, need).value()).value();
+  const Plan poor = make_plan(all, memory_budget(all, scratch + 5'000'000, need).value()).value();
+  for (const auto& format : rich.cache->blocks) EXPECT_EQ(format, need.cache);
+  for (const auto& format : poor.cache->blocks) EXPECT_EQ(format.keys, CacheStorage::packed8);
+  EXPECT_LT(poor.cache->bits(), rich.cache->bits());
+  // A packed cache of one format is priced where the profile can; else only counted.
+  const MemoryNeed fixed{.context_tokens = 5000, .cache = CacheStorage::packed4};
+  const Plan priced = make_plan(all, memory_budget(all, 1 << 30, fixed).value()).value();
+  ASSERT_TRUE(priced.cache);
+  EXPECT_EQ(priced.cache->bits(), 4);
+  EXPECT_GT(priced.predicted_kl, 0);
+  all.caches.clear();
+  const Plan counted = make_plan(all, memory_budget(all, 1 << 30, fixed).value()).value();
+  EXPECT_FALSE(counted.cache);
+  EXPECT_EQ(counted.memory->cache_bytes, priced.memory->cache_bytes);
+  const auto impossible = memory_budget(all, scratch + 100'000, fixed);
+  ASSERT_FALSE(impossible);
+  EXPECT_EQ(impossible.error().code, ErrorCode::impossible_budget);
+}
+
+/// The samples of weights and cache add up before they are squared.
+TEST(PlannedCaches, ArePredictedWithTheWeights) {
+  Random random(test::seed());
+  Sensitivity all = test::random_sensitivity(random, 2);
+  test::add_random_caches(random, all);
+  const MemoryNeed need{.context_tokens = 5000, .plans_keys = true, .plans_values = true};
+  const std::uint64_t scratch = memory_use(memory_shape(all), need)->scratch_bytes;
+  const Plan plan = make_plan(all, memory_budget(all, scratch + 3'000'000, need).value()).value();
+  double whole = 0, of_caches = 0;
+  for (std::size_t s = 0; s < all.samples(); ++s) {
+    double weights = 0, caches = 0;
+    const auto add = [&](const std::vector<profile::FormatCost>& options, quant::Format format, double& sum) {
+      for (const auto& option : options)
+        if (option.format == format) sum += static_cast<double>(option.projections[s]);
+    };
+    for (std::size_t m = 0; m < plan.modules.size(); ++m)
+      add(all.modules[m].options, plan.modules[m].format, weights);
+    for (std::size_t b = 0; b < plan.cache->blocks.size(); ++b) {
+      add(all.caches[2 * b].options, {cache_bits(plan.cache->blocks[b].keys), 64}, caches);
+      add(all.caches[2 * b + 1].options, {cache_bits(plan.cache->blocks[b].values), 64}, caches);
+    }
+    const double scale = all.projection_scale / static_cast<double>(all.samples());
+    whole += scale * (weights + caches) * (weights + caches);
+    of_caches += scale * caches * caches;
+  }
+  EXPECT_GT(of_caches, 0);
+  EXPECT_NEAR(plan.predicted_kl, whole, 1e-6 * whole);
+  EXPECT_NEAR(plan.cache->predicted_kl, of_caches, 1e-6 * of_caches);
+  // Guards keep to the same memory, each with the best cache that its weights leave.
+  const auto guards = guard_plans(all, memory_budget(all, scratch + 3'000'000, need).value(), {}).value();
+  ASSERT_FALSE(guards.empty());
+  for (const Guard& guard : guards) {
+    ASSERT_TRUE(guard.plan.cache);
+    EXPECT_LE(guard.plan.memory->total(), scratch + 3'000'000);
+    EXPECT_TRUE(check_plan(guard.plan, guard.name));
+  }
+}
+
+/// Interactions are searched for modules alone.
+TEST(PlannedCaches, StayAtTheOptimumOfTheSum) {
+  Random random(test::seed());
+  for (int round = 0; round < 5; ++round) {
+    Sensitivity all = test::random_sensitivity(random, 3);
+    test::add_random_caches(random, all);
+    const MemoryNeed need{.context_tokens = 5000, .plans_keys = true, .plans_values = true};
+    const std::uint64_t scratch = memory_use(memory_shape(all), need)->scratch_bytes;
+    const Budget budget = memory_budget(all, scratch + 3'000'000, need).value();
+    const Plan refined = make_plan(all, budget).value();
+    const Plan plain = make_plan(all, budget, {}, {.interactions = false}).value();
+    EXPECT_EQ(refined.cache->blocks, plain.cache->blocks);
+    EXPECT_LE(refined.memory->total(), scratch + 3'000'000);
+  }
+}
+
+TEST(ContextPlans, LoseMoreTheLongerTheContext) {
+  EXPECT_EQ(context_lengths(5000), (std::vector<std::int64_t>{2048, 4096, 5000}));
+  EXPECT_EQ(context_lengths(128), std::vector<std::int64_t>{128});
+  EXPECT_EQ(context_lengths(0).back(), 131072);
+  Random random(test::seed());
+  Sensitivity all = test::random_sensitivity(random, 2, Estimator::mse);
+  test::add_random_caches(random, all);
+  const MemoryNeed need{.plans_keys = true, .plans_values = true};
+  const std::uint64_t scratch = memory_use(memory_shape(all), need)->scratch_bytes;
+  const auto plans = context_plans(all, scratch + 9'000'000, need, context_lengths(0)).value();
+  ASSERT_EQ(plans.size(), 7u);
+  EXPECT_TRUE(plans.front().plan);
+  EXPECT_FALSE(plans.back().plan);
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    EXPECT_EQ(plans[i].context_tokens, 2048 << i);
+    if (!plans[i].plan) continue;
+    EXPECT_LE(plans[i].plan->memory->total(), scratch + 9'000'000);
+    const double shorter = i > 0 ? plans[i - 1].plan->predicted_kl : 0;
+    EXPECT_GE(plans[i].plan->predicted_kl, shorter * (1 - 1e-9));
+  }
 }
 
 TEST(Pins, ParsePatternAndFormat) {

@@ -85,4 +85,8 @@ struct Verification {
 /// what is there.
 Result<Verification> verify_checkpoint(const std::filesystem::path& out);
 
+/// The KV cache's formats, one a block, that the plan in the folder's optiq.json names; empty where it names
+/// none, or there is no such file. Errors: those of reading it.
+Result<std::vector<kernels::cpu::CacheFormat>> planned_caches(const std::filesystem::path& folder);
+
 }  // namespace optiq::encode

@@ -58,10 +58,12 @@ Result<Quality> evaluate_text(const model::Model& model, const model::Model* ref
                               const Progress& progress);
 
 /// For other ways to score the same windows: how many and how long they are, with nothing measured; errors as
-/// evaluate_text has without a reference.
-Result<Quality> cut_into_windows(const model::Model& model, std::span<const std::int32_t> tokens,
-                                 const Options& options);
+/// evaluate_text has.
+Result<Quality> cut_into_windows(const model::Model& model, const model::Model* reference,
+                                 std::span<const std::int32_t> tokens, const Options& options);
 /// The perplexity and its error from window_nll.
 void set_perplexity(Quality& quality);
+/// The distance from window_kl, each position's KL and each window's share of agreement; not empty.
+void set_distance(Quality& quality, std::vector<double> kl, const std::vector<double>& window_agreement);
 
 }  // namespace optiq::evaluate

@@ -7,9 +7,9 @@
 
 namespace optiq::plan {
 
-/// Predicted KL of `plan` by the costs of `sensitivity`, in nats a token, as make_plan predicts (fisher: from
-/// the projections, with all interactions). bad_input naming the module where the two are not of one model,
-/// or a format was not measured.
+/// Predicted KL of `plan`'s modules by the costs of `sensitivity`, without its KV cache's, in nats a token,
+/// as make_plan predicts (fisher: from the projections, with all interactions). bad_input naming the module
+/// where the two are not of one model, or a format was not measured.
 Result<MeanError> predict(const profile::Sensitivity& sensitivity, const Plan& plan);
 
 /// How much of `a` has another format in `b`.

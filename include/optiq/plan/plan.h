@@ -10,6 +10,7 @@
 #include "optiq/base/json.h"
 #include "optiq/base/result.h"
 #include "optiq/io/safetensors.h"
+#include "optiq/kernels/kv_cache.h"
 #include "optiq/profile/sensitivity.h"
 #include "optiq/quant/encoder.h"
 #include "optiq/quant/format.h"
@@ -38,6 +39,20 @@ struct MemoryUse {
   [[nodiscard]] std::uint64_t total() const { return weight_bytes + cache_bytes + scratch_bytes; }
 };
 
+/// The formats of the KV cache, where the profile priced them.
+struct CachePlan {
+  std::vector<kernels::cpu::CacheFormat> blocks;  ///< packed or f16, keys and values apart
+  double cost = 0;                                ///< Σ of what keys and values of each block cost alone
+  double predicted_kl = 0;                        ///< of the cache alone, nats a token: an upper bound
+  double predicted_kl_standard_error = 0;
+
+  /// Mean bits of a cached value, scales and biases left out.
+  [[nodiscard]] double bits() const;
+};
+
+/// Bits of a storage as plans name them: 3 to 8, or 16.
+int cache_bits(kernels::cpu::CacheStorage storage);
+
 /// How fast the model will decode, where that was limited.
 struct TokenTime {
   double seconds_per_token = 0;  ///< predicted from a latency table; > 0
@@ -51,11 +66,12 @@ struct Plan {
   std::uint64_t budget_bytes = 0;  ///< limit on `bytes` that was asked for; 0 where there was none
   std::uint64_t bytes = 0;         ///< all safetensors files of the checkpoint, headers included: exact
   double bits_per_weight = 0;      ///< bytes · 8 / parameters
-  double predicted_kl = 0;         ///< nats a token
+  double predicted_kl = 0;         ///< nats a token; with the KV cache's where `cache` is set
   double predicted_kl_standard_error = 0;
   double gap = 0;                      ///< proven relative distance to the least Σ cost within the budget
   double seconds = 0;                  ///< spent planning
   std::optional<MemoryUse> memory;     ///< where the budget was one of memory
+  std::optional<CachePlan> cache;      ///< only with `memory`
   std::optional<TokenTime> latency;    ///< where the time of a token was limited
   std::vector<PlannedModule> modules;  ///< in the model's order
   std::vector<io::TensorSpec> fixed;   ///< copied as they are
@@ -76,8 +92,9 @@ quant::Format commonest_format(const Plan& plan);
 std::uint64_t exact_bytes(const Plan& plan);
 
 /// The rules beyond types: those of check_sensitivity, bytes of each module and of the whole as they follow
-/// from the formats, bytes ≤ budget and seconds ≤ limit where there is one. bad_input naming `where` and the
-/// module.
+/// from the formats, bytes ≤ budget and seconds ≤ limit where there is one; of the KV cache a format for
+/// every block, and memory's cache_bytes as they follow from them. bad_input naming `where` and the module or
+/// block.
 Status check_plan(const Plan& plan, const std::string& where);
 
 /// Reads and checks.

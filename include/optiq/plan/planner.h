@@ -23,9 +23,12 @@ struct LatencyLimit {
 
 /// A limit on the bytes of all safetensors files, headers included, and one on time where that is set.
 struct Budget {
-  std::uint64_t file_bytes = 0;
+  std::uint64_t file_bytes = 0;          ///< of files and KV cache together where `cache` is set
   std::optional<MemoryUse> memory = {};  ///< set by memory_budget; weight_bytes is then the plan's to fill in
   std::optional<LatencyLimit> latency = {};
+  /// Set by memory_budget where the profile prices the cache that is needed: its formats are part of the
+  /// program, and memory's cache_bytes the plan's to fill in.
+  std::optional<MemoryNeed> cache = {};
 };
 
 /// --size: the files themselves.
@@ -36,7 +39,8 @@ Result<Budget> bits_per_weight_budget(const profile::Sensitivity& sensitivity, d
 /// usage unless 0 < fraction < 1.
 Result<Budget> reduce_budget(const profile::Sensitivity& sensitivity, double fraction);
 /// --memory and --device: what `need` leaves of `bytes` (memory_use). impossible_budget where that is too
-/// little for the smallest files; usage as memory_use says.
+/// little for the smallest files and cache; usage as memory_use says; bad_input where the cache is to be
+/// planned and the profile has no costs of it.
 Result<Budget> memory_budget(const profile::Sensitivity& sensitivity, std::uint64_t bytes,
                              const MemoryNeed& need = {});
 
@@ -61,7 +65,8 @@ struct Rules {
 struct PlanOptions {
   allocate::SolveLimits limits = {};
   /// fisher: search on from the optimum of Σ cost with the interactions counted, where that holds on data it
-  /// has not seen: improved on each half of the samples, the choice must be better on the other half too.
+  /// has not seen: improved on each half of the samples, the choice must be better on the other half too. Of
+  /// modules only: the caches stay as Σ cost has them, since what packing changes differs from text to text.
   bool interactions = true;
   /// Average costs within a module that rise with more bits at one group size (weighted isotonic
   /// regression): for kl, whose single measurements are noisy. The plan then holds the averaged costs.
@@ -71,12 +76,30 @@ struct PlanOptions {
 /// The best plan within the budget. Σ cost is minimal among the assignments whose files fit, up to the few
 /// header bytes that depend on the assignment; the files are never larger than the budget.
 /// predicted_kl: fisher: scale · mean_s (Σ projections)² with its standard error over samples; else Σ cost
-/// and the root of Σ standard_error². Errors: impossible_budget says the smallest possible size, or the most
-/// tokens a second that this size allows; usage for rules that leave a module without format, pins that match
-/// nothing, or a limit of time that is no positive number; bad_input for a format that the latency table
-/// lacks.
+/// and the root of Σ standard_error². Where the budget has room for weights and KV cache together, each
+/// block's cache is an item whose options are pairs of a format of keys and one of values: bytes as
+/// block_cache_bytes counts them, the cost the sum of the two, no time. Errors: impossible_budget says the
+/// smallest possible size, or the most tokens a second that this size allows; usage for rules that leave a
+/// module without format, pins that match nothing, or a limit of time that is no positive number; bad_input
+/// for a format that the latency table lacks.
 Result<Plan> make_plan(const profile::Sensitivity& sensitivity, const Budget& budget, const Rules& rules = {},
                        const PlanOptions& options = {});
+
+/// Contexts to say something about: 2048 tokens and on, each twice the last, up to the model's positions or,
+/// where these are unknown (0) or more, 131072.
+std::vector<std::int64_t> context_lengths(std::int64_t max_positions);
+
+/// What a machine's memory allows at one length of context.
+struct ContextPlan {
+  std::int64_t context_tokens = 0;
+  std::optional<Plan> plan;  ///< none where not even the smallest fits
+};
+/// make_plan within `bytes` of memory for each of `contexts`, all else as `need` says. Errors: those of
+/// memory_budget and make_plan, but for budgets that are impossible.
+Result<std::vector<ContextPlan>> context_plans(const profile::Sensitivity& sensitivity, std::uint64_t bytes,
+                                               const MemoryNeed& need,
+                                               const std::vector<std::int64_t>& contexts,
+                                               const Rules& rules = {}, const PlanOptions& options = {});
 
 /// Every module at `format`; those whose rows it does not divide stay dense, as mlx-lm does. usage where it
 /// was measured for no module.

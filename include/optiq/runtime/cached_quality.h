@@ -12,9 +12,11 @@ namespace optiq::runtime {
 /// would when they were decoded one by one.
 inline constexpr std::size_t kCachedStep = kernels::cpu::kCacheChunk;
 
-/// evaluate_text without a reference, its windows fed to an engine kCachedStep tokens at a time;
-/// `options.compute` gives way to the engine's. Memory: the engine's, and logits of a step, twice.
-Result<evaluate::Quality> evaluate_cached(const model::Model& model, std::span<const std::int32_t> tokens,
+/// evaluate_text with windows that are fed to an engine kCachedStep tokens at a time; `options.compute` gives
+/// way to the engine's. The reference, where there is one (or nullptr), is fed the same to an engine that
+/// rounds neither activations nor keys and values. Memory: the engines', and logits of a step, twice.
+Result<evaluate::Quality> evaluate_cached(const model::Model& model, const model::Model* reference,
+                                          std::span<const std::int32_t> tokens,
                                           const evaluate::Options& options, const engine::Options& engine,
                                           const Progress& progress);
 
