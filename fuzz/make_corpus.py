@@ -222,10 +222,15 @@ def seeds_plan():
     entry = {"out_features": 128, "in_features": 64, "bits": 4, "group_size": 64, "seconds": 1e-6, "spread_seconds": 0}
     latency = {"format": "optiq-latency", "version": 1, "machine": {"cpu": "x", "isa": "avx2", "threads": 2},
                "fixed_seconds": 1e-5, "entries": [entry, entry | {"bits": 16, "group_size": 0}]}
+    priced = sensitivity | {"kv": {"version": 1, "blocks": [{"keys": options[1:], "values": [options[1] | {"bits": 3}] + options[1:]}]}}
+    # 192 tokens packed in one page, 128 that may wait.
+    cached = plan | {"memory": plan["memory"] | {"context_tokens": 300, "cache_bytes": 74752},
+                     "kv": {"version": 1, "cost": 0.1, "predicted_kl": 0.1, "predicted_kl_standard_error": 0.01,
+                            "blocks": [{"keys": 4, "values": 16}]}}
     limited = plan | {"latency": {"seconds_per_token": 0.01, "limit_seconds": 0.02}}
     wide = json.loads(json.dumps(sensitivity))
     wide["modules"][0] |= {"out_features": 1 << 47, "in_features": 1 << 47}
-    seeds = {"sensitivity": sensitivity, "kl": kl, "plan": plan, "wide": wide, "empty": {},
+    seeds = {"priced": priced, "cached": cached, "sensitivity": sensitivity, "kl": kl, "plan": plan, "wide": wide, "empty": {},
              "latency": latency, "latency_tiny": latency | {"entries": [entry | {"seconds": 5e-324}]},
              "latency_twice": latency | {"entries": [entry, entry]}, "limited": limited,
              "huge_float": sensitivity | {"projection_scale": 1e308}, "no_modules": plan | {"modules": []}}

@@ -22,6 +22,11 @@ void check_as_sensitivity(const Json& json) {
   OPTIQ_FUZZ_REQUIRE(again && optiq::profile::sensitivity_to_json(*again) == written);
   const auto plan = optiq::plan::make_plan(*read, optiq::plan::size_budget(1 << 20));
   OPTIQ_FUZZ_REQUIRE(!plan || plan->bytes <= 1 << 20);
+  const optiq::plan::MemoryNeed need{.context_tokens = 300, .plans_keys = true, .plans_values = true};
+  const auto budget = optiq::plan::memory_budget(*read, 1 << 28, need);
+  if (!budget) return;
+  const auto within = optiq::plan::make_plan(*read, *budget);
+  OPTIQ_FUZZ_REQUIRE(!within || within->memory->total() <= 1 << 28);
 }
 
 void check_as_plan(const Json& json) {

@@ -70,6 +70,13 @@ def header_of(path: pathlib.Path) -> dict:
         return json.loads(file.read(length))
 
 
+def cache_costs(blocks: int) -> dict:
+    """Made-up costs of a KV cache: keys suffer more than values."""
+    def options(cost: float) -> list:
+        return [{"bits": bits, "group_size": 64, "cost": cost * 4.0 ** -bits, "standard_error": 0} for bits in (3, 4, 5, 6, 8)]
+    return {"version": 1, "blocks": [{"keys": options(2e-4 * (1 + block % 3)), "values": options(1e-4)} for block in range(blocks)]}
+
+
 def write_sensitivity(model: pathlib.Path, path: pathlib.Path, encoder: str = "range") -> pathlib.Path:
     """A profile of made-up costs (2^-2bits a weight), so that encoding can be measured without profiling."""
     config = json.loads((model / "config.json").read_text())
@@ -92,5 +99,6 @@ def write_sensitivity(model: pathlib.Path, path: pathlib.Path, encoder: str = "r
                   "layers": config["num_hidden_layers"], "kv_heads": config["num_key_value_heads"],
                   "head_dim": config["head_dim"]},
         "calibration": {"source": "none", "sequences": 1, "tokens": 2, "seed": 0, "label_draws": 0},
-        "half_split_spearman": 0, "projection_scale": 0, "fixed": fixed, "modules": modules}))
+        "half_split_spearman": 0, "projection_scale": 0, "fixed": fixed, "modules": modules,
+        "kv": cache_costs(config["num_hidden_layers"])}))
     return path
