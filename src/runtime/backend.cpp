@@ -113,14 +113,16 @@ class GraphBackend : public Backend {
     return std::span<const float>(logits_);
   }
 
-  /// Behind the last block. Of several tokens block by block, so that one block's activations are there at a
-  /// time.
+  /// Behind the last block. Of several tokens, or where caches grow, block by block: one block's activations
+  /// and its old buffers are there at a time.
   Result<mx::array> hidden_of(std::span<const std::int32_t> tokens, const model::Pass& pass) {
     const int count = static_cast<int>(tokens.size());
+    const bool at_once =
+        count == 1 && cache_.front().tokens % static_cast<int>(kernels::cpu::kCachePage) != 0;
     mx::array hidden = model_.embed(mx::array(tokens.data(), {1, count}, mx::int32), pass);
     for (std::int64_t layer = 0; layer < model_.config().layers; ++layer) {
       hidden = model_.block(layer, hidden, pass);
-      if (count == 1) continue;
+      if (at_once) continue;
       OPTIQ_CHECK(model::evaluate({hidden}));
       OPTIQ_CHECK(settle(cache_[static_cast<std::size_t>(layer)]));
     }

@@ -45,6 +45,12 @@ double distance(Doubles a, const Doubles& b) {
   return test::norm(a) / test::norm(b);
 }
 
+/// What the engine, and a cache that is rounded once more, may differ by. On a GPU the graphs' activations
+/// are the weights' bf16, the engine's f32: 2 to 5 %.
+double tolerance() {
+  return model::mx::default_device() == model::mx::Device::cpu ? 0.02 : 0.1;
+}
+
 /// Behind a prompt of several passes and single tokens, near what the engine answers with the same format of
 /// each block: they round the same keys and values (the engine's attention also rounds in its products).
 TEST(GraphBackend, CachesAsTheEngineDoes) {
@@ -79,7 +85,7 @@ TEST(GraphBackend, GoesBackAndOn) {
     EXPECT_TRUE(backend->logits().empty());
     if (kept > 0) (void)fed(*fresh, {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(kept)});
     const auto more = random_tokens(random, 100);
-    EXPECT_LT(distance(fed(*backend, more), fed(*fresh, more)), 0.02) << kept;
+    EXPECT_LT(distance(fed(*backend, more), fed(*fresh, more)), tolerance()) << kept;
   }
 }
 
