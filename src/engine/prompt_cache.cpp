@@ -122,6 +122,7 @@ class Reader {
     OPTIQ_TRY(const auto values, tensor(block_name(index, "recent_values"), DType::f16, recent));
     auto cache = cpu::LayerCache::restored(shape, {tokens, pages.bytes, keys.bytes, values.bytes});
     if (!cache) return with_context(cache.error(), fmt::format("{}: blocks.{}", path_, index));
+    pages.file.release(pages.bytes);  // or memory would hold the file beside the cache
     return cache;
   }
 
@@ -165,7 +166,7 @@ class Reader {
 };
 
 Result<std::vector<std::int32_t>> read_into(const std::filesystem::path& path, Engine& engine) {
-  OPTIQ_TRY(const io::SafetensorsFile file, io::SafetensorsFile::open(path));
+  OPTIQ_TRY(const io::SafetensorsFile file, io::SafetensorsFile::open(path, Access::streamed));
   const Reader reader(path, file, engine);
   OPTIQ_CHECK(reader.check_origin());
   OPTIQ_TRY(auto tokens, reader.tokens());
