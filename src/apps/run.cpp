@@ -5,6 +5,7 @@
 
 #include "engine_options.h"
 #include "optiq/runtime/generate.h"
+#include "prompt_cache_options.h"
 #include "verbs.h"
 
 namespace optiq::apps {
@@ -22,6 +23,7 @@ struct Arguments {
   bool raw = false;
   runtime::GenerationOptions options;
   EngineArguments engine;
+  PromptCacheArguments prompt_cache;
 
   /// The conversation before the user's first word.
   [[nodiscard]] Json first_messages() const {
@@ -53,15 +55,17 @@ void add_common_options(CLI::App* verb, Arguments& args) {
   verb->add_option("--system", args.system, "System message");
   add_generation_options(verb, args.options);
   add_engine_options(verb, args.engine);
+  add_prompt_cache_options(verb, args.prompt_cache);
 }
 
-Result<runtime::Session> open_session(const std::string& folder, const EngineArguments& args,
-                                      const Console& console) {
-  OPTIQ_TRY(auto model, model::Model::open(folder));
-  OPTIQ_TRY(auto tokenizer, io::Tokenizer::open(folder));
-  OPTIQ_TRY(const auto options, args.options_for(folder));
+Result<runtime::Session> open_session(const Arguments& args, const Console& console) {
+  OPTIQ_TRY(auto model, model::Model::open(args.model));
+  OPTIQ_TRY(auto tokenizer, io::Tokenizer::open(args.model));
+  OPTIQ_TRY(const auto options, args.engine.options_for(args.model));
   if (!console.quiet) std::fputs(planned_cache_line(options).c_str(), stderr);
-  return runtime::Session(std::move(model), std::move(tokenizer), options);
+  runtime::Session session(std::move(model), std::move(tokenizer), options);
+  OPTIQ_CHECK(args.prompt_cache.load(session));
+  return session;
 }
 
 /// The prompt through the chat template where there is one, otherwise as it is.
@@ -73,8 +77,11 @@ Result<std::vector<std::int32_t>> prompt_tokens(const io::Tokenizer& tokenizer, 
 }
 
 std::string speed_line(const runtime::Generation& generation) {
-  return fmt::format("[prompt {} tokens, {:.1f} tokens/s; generated {} tokens, {:.1f} tokens/s]\n",
-                     generation.prompt_tokens, generation.prefill_tokens_per_second(),
+  const std::string cached = generation.cached_tokens > 0
+                                 ? fmt::format(" and {} from the cache", generation.cached_tokens)
+                                 : std::string();
+  return fmt::format("[prompt {} tokens{}, {:.1f} tokens/s; generated {} tokens, {:.1f} tokens/s]\n",
+                     generation.prompt_tokens, cached, generation.prefill_tokens_per_second(),
                      generation.tokens.size(), generation.decode_tokens_per_second());
 }
 
@@ -87,19 +94,21 @@ runtime::OnText printer(const Console& console, std::string& text) {
   };
 }
 
-/// One turn: the whole conversation is rendered, and what the session does not hold yet is fed.
-Status chat_turn(Console& console, runtime::Session& session, Json& messages,
-                 const runtime::GenerationOptions& options) {
+/// One turn: the whole conversation is rendered, and what the session does not hold yet is fed. Without a
+/// chat template the words of a later turn are fed as they are.
+Status chat_turn(Console& console, runtime::Session& session, Json& messages, const Arguments& args,
+                 bool is_first) {
   const io::Tokenizer& tokenizer = session.tokenizer();
   const std::string raw = messages.back()["content"].get<std::string>();
   OPTIQ_TRY(const auto all, prompt_tokens(tokenizer, messages, raw, true));
-  const auto& held = session.history();
-  const bool continues = tokenizer.has_chat_template() && held.size() < all.size() &&
-                         std::equal(held.begin(), held.end(), all.begin());
-  if (!continues && tokenizer.has_chat_template()) session.reset();
-  const auto fresh = std::span(all).subspan(continues ? held.size() : 0);
   std::string text;
-  OPTIQ_TRY(const auto generation, session.generate(fresh, options, printer(console, text)));
+  const auto answer = [&]() -> Result<runtime::Generation> {
+    const auto print = printer(console, text);
+    if (!is_first && !tokenizer.has_chat_template()) return session.generate(all, args.options, print);
+    const PromptCacheArguments none;
+    return (is_first ? args.prompt_cache : none).begin(session, all, args.options, print);
+  };
+  OPTIQ_TRY(const auto generation, answer());
   messages.push_back({{"role", "assistant"}, {"content", text}});
   console.print("\n");
   if (!console.quiet) std::fputs(speed_line(generation).c_str(), stderr);
@@ -115,19 +124,22 @@ void add_run(VerbTable& verbs) {
   verb->add_option("prompt", args->prompt, "What to say to the model")->required();
   verb->add_flag("--raw", args->raw, "Continue the prompt as it is, without the chat template");
   verbs.on_chosen(verb, [args](Console& console) -> Status {
-    OPTIQ_TRY(auto session, open_session(args->model, args->engine, console));
+    OPTIQ_TRY(auto session, open_session(*args, console));
     Json messages = args->first_messages();
     messages.push_back({{"role", "user"}, {"content", args->prompt}});
     OPTIQ_TRY(const auto prompt, prompt_tokens(session.tokenizer(), messages, args->prompt, !args->raw));
     std::signal(SIGINT, on_interrupt);
     std::string text;
-    OPTIQ_TRY(const auto generation, session.generate(prompt, args->options, printer(console, text)));
+    OPTIQ_TRY(const auto generation,
+              args->prompt_cache.begin(session, prompt, args->options, printer(console, text)));
+    OPTIQ_CHECK(args->prompt_cache.finish(session));
     console.print("\n");
     if (!console.quiet) std::fputs(speed_line(generation).c_str(), stderr);
     console.print_json({{"text", text},
                         {"tokens", generation.tokens},
                         {"stop_reason", runtime::stop_reason_name(generation.reason)},
-                        {"prompt_tokens", generation.prompt_tokens},
+                        {"prompt_tokens", generation.cached_tokens + generation.prompt_tokens},
+                        {"cached_tokens", generation.cached_tokens},
                         {"generated_tokens", generation.tokens.size()},
                         {"prefill_tokens_per_second", generation.prefill_tokens_per_second()},
                         {"decode_tokens_per_second", generation.decode_tokens_per_second()}});
@@ -141,17 +153,20 @@ void add_chat(VerbTable& verbs) {
   CLI::App* verb = verbs.add("chat", "Talk with a model; an empty line or end of input ends");
   add_common_options(verb, *args);
   verbs.on_chosen(verb, [args](Console& console) -> Status {
-    OPTIQ_TRY(auto session, open_session(args->model, args->engine, console));
+    OPTIQ_TRY(auto session, open_session(*args, console));
     Json messages = args->first_messages();
     std::signal(SIGINT, on_interrupt);
     std::string line;
+    bool is_first = true;
     console.print("> ");
     while (std::getline(std::cin, line) && !line.empty()) {
       messages.push_back({{"role", "user"}, {"content", line}});
       interrupted = false;
-      OPTIQ_CHECK(chat_turn(console, session, messages, args->options));
+      OPTIQ_CHECK(chat_turn(console, session, messages, *args, is_first));
+      is_first = false;
       console.print("> ");
     }
+    if (!is_first) OPTIQ_CHECK(args->prompt_cache.finish(session));
     console.print_json({{"messages", messages}});
     return {};
   });

@@ -115,13 +115,11 @@ std::string file_identity(const fs::path& path) {
   return fmt::format("{} {} {}", path.string(), size, time);
 }
 
-Status write_file_atomically(const fs::path& path, std::string_view text) {
+Status replace_file(const fs::path& path, const std::function<Status(const fs::path&)>& write) {
   const fs::path temporary = sibling_name(path, "tmp");
   remove_orphans(temporary);
   const auto write_all = [&]() -> Status {
-    OPTIQ_TRY(FileWriter writer, FileWriter::create(temporary));
-    OPTIQ_CHECK(writer.write(std::as_bytes(std::span(text))));
-    OPTIQ_CHECK(writer.finish());
+    OPTIQ_CHECK(write(temporary));
     if (::rename(temporary.c_str(), path.c_str()) != 0) {
       return fail(ErrorCode::out_of_resources, "{}: cannot rename {} to it: {}", path.string(),
                   temporary.string(), last_error());
@@ -131,6 +129,14 @@ Status write_file_atomically(const fs::path& path, std::string_view text) {
   Status outcome = write_all();
   if (!outcome) ::unlink(temporary.c_str());
   return outcome;
+}
+
+Status write_file_atomically(const fs::path& path, std::string_view text) {
+  return replace_file(path, [&](const fs::path& temporary) -> Status {
+    OPTIQ_TRY(FileWriter writer, FileWriter::create(temporary));
+    OPTIQ_CHECK(writer.write(std::as_bytes(std::span(text))));
+    return writer.finish();
+  });
 }
 
 Result<FileWriter> FileWriter::create(const fs::path& path) {

@@ -25,7 +25,10 @@ struct Activations {
 
 struct Engine::State {
   State(model::Model opened, const Options& options)
-      : model(std::move(opened)), layers(layers_of(model)), multiplier(options.compute) {
+      : model(std::move(opened)),
+        layers(layers_of(model)),
+        compute(options.compute),
+        multiplier(options.compute) {
     const model::ModelConfig& c = model.config();
     if (!options.block_caches.empty() && options.block_caches.size() != size(c.layers))
       throw std::invalid_argument(fmt::format("KV cache: expected the formats of {} blocks, got {}", c.layers,
@@ -63,11 +66,13 @@ struct Engine::State {
 
   model::Model model;
   Layers layers;
+  kernels::Compute compute;
   cpu::Multiplier multiplier;
   cpu::RopeAngles angles;
   cpu::AttentionMemory attention;
   std::vector<cpu::LayerCache> caches;
   Activations a;
+  bool has_logits = false;  ///< the last row of a.logits is that behind the last token
   std::optional<Mover> mover;
 };
 
@@ -115,6 +120,7 @@ void Engine::State::prepare_angles(std::size_t rows) {
 
 /// Blocks have windows of their own: where one has let go of what is seen, all start again.
 void Engine::State::truncate(std::size_t count) {
+  has_logits = has_logits && count >= tokens();
   bool is_lost = false;
   for (cpu::LayerCache& cache : caches) {
     const std::size_t wanted = std::min(count, cache.tokens());
@@ -199,8 +205,11 @@ Engine& Engine::operator=(Engine&&) noexcept = default;
 template <class Body>
 Result<std::span<const float>> Engine::State::attempt(std::size_t added, const Body& body) {
   const std::size_t before = tokens();
+  has_logits = false;
   try {
-    return body();
+    const auto logits = body();
+    has_logits = true;
+    return logits;
   } catch (const std::bad_alloc&) {
     truncate(before);
     return fail(ErrorCode::out_of_resources, "decoding at {} tokens: not enough memory", before + added);
@@ -238,6 +247,26 @@ std::size_t Engine::tokens() const {
 
 void Engine::truncate(std::size_t tokens) {
   state_->truncate(tokens);
+}
+
+std::span<const float> Engine::logits() const {
+  if (!state_->has_logits) return {};
+  const std::size_t width = State::size(state_->model.config().vocabulary);
+  return std::span(state_->a.logits).last(width);
+}
+
+std::span<const cpu::LayerCache> Engine::caches() const {
+  return state_->caches;
+}
+
+void Engine::replace(std::vector<cpu::LayerCache> caches, std::vector<float> logits) {
+  state_->caches = std::move(caches);
+  state_->a.logits = std::move(logits);
+  state_->has_logits = !state_->a.logits.empty();
+}
+
+kernels::Compute Engine::compute() const {
+  return state_->compute;
 }
 
 std::size_t Engine::cache_bytes() const {

@@ -38,12 +38,12 @@ mx::array indices(const std::vector<std::int32_t>& values) {
 model::LayerCache repeated(const model::LayerCache& cache, int rows) {
   const auto repeat = [&](const mx::array& buffer) {
     mx::Shape shape = buffer.shape();
-    shape[2] = cache.tokens;
+    shape[2] = cache.rows();
     const mx::array valid = mx::slice(buffer, {0, 0, 0, 0}, shape);
     shape[0] = rows;
     return mx::broadcast_to(valid, shape);
   };
-  return {repeat(cache.keys), repeat(cache.values), cache.tokens};
+  return {repeat(cache.keys), repeat(cache.values), cache.tokens, cache.released};
 }
 
 /// Rows without their shared tokens, padded behind: causal attention keeps padding out of what is read.

@@ -27,17 +27,29 @@ mx::array write(const mx::array& buffer, const mx::array& fresh, int begin) {
                           with_tokens(buffer.shape(), begin + fresh.shape(2)));
 }
 
+/// Lets go of the rows that the window has left more than kCacheStep tokens behind, a step at a time.
+void release(LayerCache& cache, int window) {
+  const int excess = cache.rows() - (window - 1) - kCacheStep;
+  if (window == 0 || excess < kCacheStep) return;
+  const int gone = excess / kCacheStep * kCacheStep;
+  for (mx::array* buffer : {&cache.keys, &cache.values}) {
+    *buffer = mx::slice(*buffer, {0, 0, gone, 0}, with_tokens(buffer->shape(), cache.rows()));
+  }
+  cache.released += gone;
+}
+
 }  // namespace
 
-KeysValues append(LayerCache& cache, const KeysValues& fresh) {
+KeysValues append(LayerCache& cache, const KeysValues& fresh, int window) {
   if (cache.tokens > 0 && cache.keys.shape(0) != fresh.keys.shape(0)) {
     throw std::invalid_argument(
         fmt::format("KV cache: expected a batch of {}, got {}", cache.keys.shape(0), fresh.keys.shape(0)));
   }
-  const int total = cache.tokens + fresh.keys.shape(2);
-  cache.keys = write(grown(cache.keys, fresh.keys, cache.tokens, total), fresh.keys, cache.tokens);
-  cache.values = write(grown(cache.values, fresh.values, cache.tokens, total), fresh.values, cache.tokens);
-  cache.tokens = total;
+  release(cache, window);
+  const int rows = cache.rows(), total = rows + fresh.keys.shape(2);
+  cache.keys = write(grown(cache.keys, fresh.keys, rows, total), fresh.keys, rows);
+  cache.values = write(grown(cache.values, fresh.values, rows, total), fresh.values, rows);
+  cache.tokens += fresh.keys.shape(2);
   return {first_tokens(cache.keys, total), first_tokens(cache.values, total)};
 }
 

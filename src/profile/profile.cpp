@@ -125,6 +125,8 @@ ModelFacts facts_of(const model::Model& model) {
   facts.kv_heads = config.kv_heads;
   facts.head_dim = config.head_dim;
   facts.max_positions = config.max_positions;
+  facts.sliding_window = config.sliding_window;
+  facts.first_sliding_layer = config.first_sliding_layer;
   return facts;
 }
 

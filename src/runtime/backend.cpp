@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "optiq/engine/prompt_cache.h"
+
 namespace optiq::runtime {
 namespace {
 
@@ -15,7 +17,18 @@ class EngineBackend : public Backend {
   Result<std::span<const float>> feed(std::span<const std::int32_t> tokens) override {
     return engine_.feed(tokens);
   }
-  void reset() override { engine_.truncate(0); }
+  std::size_t truncate(std::size_t tokens) override {
+    engine_.truncate(tokens);
+    return engine_.tokens();
+  }
+  [[nodiscard]] std::span<const float> logits() const override { return engine_.logits(); }
+  Status check_prompt_cache(const std::filesystem::path&) const override { return {}; }
+  Status save(const std::filesystem::path& path, std::span<const std::int32_t> tokens) const override {
+    return engine::write_prompt_cache(path, engine_, tokens);
+  }
+  Result<std::vector<std::int32_t>> restore(const std::filesystem::path& path) override {
+    return engine::read_prompt_cache(path, engine_);
+  }
   [[nodiscard]] const model::Model& model() const override { return engine_.model(); }
 
  private:
@@ -43,10 +56,41 @@ class GraphBackend : public Backend {
     logits_.assign(logits.data<float>(), logits.data<float>() + logits.size());
     return std::span<const float>(logits_);
   }
-  void reset() override { cache_ = model_.make_cache(); }
+  std::size_t truncate(std::size_t tokens) override {
+    const auto held = static_cast<std::size_t>(cache_.front().tokens);
+    if (tokens >= held) return held;
+    logits_.clear();
+    if (sees_released(tokens)) {
+      cache_ = model_.make_cache();
+      return 0;
+    }
+    for (model::LayerCache& layer : cache_) layer.tokens = static_cast<int>(tokens);
+    return tokens;
+  }
+  [[nodiscard]] std::span<const float> logits() const override { return logits_; }
+  Status check_prompt_cache(const std::filesystem::path& path) const override {
+    return fail(ErrorCode::usage, "{}: prompt caches are for generation on a CPU: a GPU keeps its own cache",
+                path.string());
+  }
+  Status save(const std::filesystem::path& path, std::span<const std::int32_t>) const override {
+    return check_prompt_cache(path);
+  }
+  Result<std::vector<std::int32_t>> restore(const std::filesystem::path& path) override {
+    return tl::unexpected(check_prompt_cache(path).error());
+  }
   [[nodiscard]] const model::Model& model() const override { return model_; }
 
  private:
+  /// Whether what follows so many tokens sees some that a window has let go of.
+  [[nodiscard]] bool sees_released(std::size_t tokens) const {
+    for (std::size_t i = 0; i < cache_.size(); ++i) {
+      const std::int64_t window = model_.config().window(static_cast<std::int64_t>(i));
+      if (cache_[i].released > std::max<std::int64_t>(0, static_cast<std::int64_t>(tokens) + 1 - window))
+        return true;
+    }
+    return false;
+  }
+
   model::Model model_;
   model::KvCache cache_;
   std::vector<float> logits_;

@@ -1,8 +1,10 @@
 // What generation runs on: the engine on a CPU, MLX's graphs on a GPU.
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "optiq/engine/engine.h"
 #include "optiq/model/model.h"
@@ -15,7 +17,15 @@ class Backend {
   virtual ~Backend() = default;
   /// Appends tokens; the logits behind the last, f32 [vocabulary], valid until the next call.
   virtual Result<std::span<const float>> feed(std::span<const std::int32_t> tokens) = 0;
-  virtual void reset() = 0;
+  /// Goes back to the first `tokens`, or to none; says how many are left.
+  virtual std::size_t truncate(std::size_t tokens) = 0;
+  /// As engine::Engine::logits().
+  [[nodiscard]] virtual std::span<const float> logits() const = 0;
+  /// usage on a GPU, which keeps a cache of its own; else the next two are engine::write_prompt_cache and
+  /// read_prompt_cache.
+  virtual Status check_prompt_cache(const std::filesystem::path& path) const = 0;
+  virtual Status save(const std::filesystem::path& path, std::span<const std::int32_t> tokens) const = 0;
+  virtual Result<std::vector<std::int32_t>> restore(const std::filesystem::path& path) = 0;
   [[nodiscard]] virtual const model::Model& model() const = 0;
 };
 

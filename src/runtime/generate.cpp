@@ -66,8 +66,28 @@ Session::~Session() = default;
 Session::Session(Session&&) noexcept = default;
 
 void Session::reset() {
-  backend_->reset();
-  history_.clear();
+  history_.resize(backend_->truncate(0));
+}
+
+void Session::keep_prefix(std::span<const std::int32_t> tokens) {
+  const auto common = std::ranges::mismatch(tokens, history_);
+  auto kept = static_cast<std::size_t>(common.in1 - tokens.begin());
+  const bool is_known = kept == history_.size() && !backend_->logits().empty();
+  if (kept == tokens.size() && kept > 0 && !is_known) --kept;
+  history_.resize(backend_->truncate(kept));
+}
+
+Status Session::check_prompt_cache(const std::filesystem::path& path) const {
+  return backend_->check_prompt_cache(path);
+}
+
+Status Session::save(const std::filesystem::path& path) const {
+  return backend_->save(path, history_);
+}
+
+Status Session::restore(const std::filesystem::path& path) {
+  OPTIQ_TRY(history_, backend_->restore(path));
+  return {};
 }
 
 /// Runs tokens through the model and returns the logits behind the last.
@@ -101,13 +121,22 @@ Result<Generation> Session::generate(std::span<const std::int32_t> prompt, const
                                      const OnText& on_text) {
   OPTIQ_CHECK(check_sampling(options.sampling));
   OPTIQ_CHECK(check_prompt(prompt, history_.size(), backend_->model().config()));
-  Generation generation;
-  generation.prompt_tokens = static_cast<std::int64_t>(prompt.size());
   const auto start = Clock::now();
-  OPTIQ_TRY(const auto logits, feed(prompt));
-  generation.prefill_seconds = seconds_since(start);
+  OPTIQ_CHECK(feed(prompt));
+  const double seconds = seconds_since(start);
+  OPTIQ_TRY(Generation generation, go_on(options, on_text));
+  generation.prompt_tokens = static_cast<std::int64_t>(prompt.size());
+  generation.prefill_seconds = seconds;
+  return generation;
+}
+
+Result<Generation> Session::go_on(const GenerationOptions& options, const OnText& on_text) {
+  OPTIQ_CHECK(check_sampling(options.sampling));
+  if (backend_->logits().empty())
+    return fail(ErrorCode::bad_input, "prompt: expected at least one token to go on behind");
+  Generation generation;
   io::StreamDecoder decoder(tokenizer_);
-  OPTIQ_TRY(generation.reason, decode(logits, options, on_text, decoder, generation));
+  OPTIQ_TRY(generation.reason, decode(backend_->logits(), options, on_text, decoder, generation));
   OPTIQ_TRY(const std::string rest, decoder.finish());
   if (!rest.empty() && on_text && generation.reason != StopReason::cancelled) on_text(rest);
   return generation;

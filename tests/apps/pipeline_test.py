@@ -263,11 +263,55 @@ class EncodeAndMeasure(CliTest):
         arguments = ("run", self.out, "hello", "--max-tokens", "6")
         found = self.succeed(*arguments)
         self.assert_fields(found, {"text": str, "tokens": list, "stop_reason": str, "prompt_tokens": int,
-                                   "generated_tokens": int, "prefill_tokens_per_second": float,
+                                   "cached_tokens": int, "generated_tokens": int, "prefill_tokens_per_second": float,
                                    "decode_tokens_per_second": float})
         self.assertEqual((found["prompt_tokens"], len(found["tokens"])), (5, found["generated_tokens"]))
         self.assertEqual(self.succeed(*arguments)["tokens"], found["tokens"], "temperature 0 is deterministic")
         self.assertEqual(self.run_optiq(*arguments).stdout, found["text"] + "\n")
+
+    def test_a_prompt_cache(self):
+        prompt, cache = "hello world " * 5, self.folder / "cache"
+        options = ("--max-tokens", "6", "--prompt-cache", "cache")
+        expected = self.succeed("run", self.out, prompt, "--max-tokens", "6")
+        first = self.succeed("run", self.out, prompt, *options)
+        self.assertEqual((first["tokens"], first["cached_tokens"]), (expected["tokens"], 0))
+        written = cache.read_bytes()
+        again = self.succeed("run", self.out, prompt, *options)
+        self.assertEqual((again["tokens"], again["cached_tokens"]), (expected["tokens"], len(prompt)))
+        longer = self.succeed("run", self.out, prompt + "more", *options, "--prompt-cache-ro")
+        self.assertEqual((longer["cached_tokens"], longer["prompt_tokens"]), (len(prompt), len(prompt) + 4))
+        self.assertEqual(cache.read_bytes(), written)
+        other = self.succeed("run", self.out, "hello you", *options)
+        self.assertEqual(other["cached_tokens"], len("hello "))
+        self.assertEqual(other["tokens"], self.succeed("run", self.out, "hello you", "--max-tokens", "6")["tokens"])
+        self.assertNotEqual(cache.read_bytes(), written)
+        self.assertIn("9 from the cache", self.run_optiq("run", self.out, "hello you", *options).stderr)
+        whole = self.succeed("run", self.out, prompt, *options, "--prompt-cache-all")
+        gone_on = self.succeed("run", self.out, prompt + whole["text"], *options)
+        self.assertEqual(gone_on["cached_tokens"], len(prompt) + len(whole["tokens"]))
+        self.assertEqual([path for path in self.folder.iterdir() if path.name.startswith(".cache")], [])
+
+    def test_a_chat_with_a_prompt_cache(self):
+        arguments = ("chat", self.out, "--max-tokens", "4", "--temperature", "0", "--prompt-cache", "cache")
+        first = self.succeed(*arguments, input="hello\nagain\n", stdin=None)
+        again = self.run_optiq(*arguments, input="hello\nagain\n", stdin=None)
+        self.assertIn("[prompt 0 tokens and 5 from the cache", again.stderr)
+        self.assertEqual(self.succeed(*arguments, input="hello\nagain\n", stdin=None), first)
+
+    def test_prompt_caches_that_do_not_fit(self):
+        cache = ("--prompt-cache", "cache")
+        self.succeed("run", self.out, "hello", "--max-tokens", "1", *cache)
+        written = (self.folder / "cache").read_bytes()
+        self.refuse(3, "blocks.0.cache", "run", self.out, "hello", *cache, "--kv", "4")
+        self.refuse(3, "compute", "run", self.out, "hello", *cache, "--precise")
+        self.refuse(3, "another checkpoint", "run", self.model, "hello", *cache)
+        (self.folder / "cache").write_bytes(written[:-1])
+        self.refuse(3, "cache", "run", self.out, "hello", *cache)
+        self.assertEqual((self.folder / "cache").read_bytes(), written[:-1])
+        self.refuse(3, "missing", "run", self.out, "hello", "--prompt-cache", "missing", "--prompt-cache-ro")
+        self.refuse(5, "nowhere", "run", self.out, "hello", "--prompt-cache", "nowhere/cache")
+        self.refuse(2, "--prompt-cache", "run", self.out, "hello", "--prompt-cache-ro")
+        self.refuse(2, "--prompt-cache", "run", self.out, "hello", *cache, "--prompt-cache-ro", "--prompt-cache-all")
 
     def test_run_as_exactly_as_it_can(self):
         for options in (("--precise",), ("--kv", "int8"), ("--precise", "--kv", "f32"), ("--kv", "4"),

@@ -109,6 +109,34 @@ TEST(Cache, GrowsAcrossItsStep) {
   EXPECT_TRUE(close(mx::concatenate(parts, 1), full, kTolerance * largest(full)));
 }
 
+/// Windows of 7 and 5 tokens; the first block of qwen2-window has none.
+TEST(Cache, LetsGoOfWhatIsBehindAWindow) {
+  for (const char* name : {"mistral-window", "qwen2-window"}) {
+    const Model model = Model::open(golden_folder(name)).value();
+    Random random(17);
+    const mx::array tokens = test::random_indices(random, {2, 1600}, 64);
+    KvCache cache = model.make_cache();
+    std::vector<mx::array> parts;
+    for (int begin = 0; begin < 1600;) {
+      const int end = std::min(1600, begin + (begin % 3 == 0 ? 1 : 1 + static_cast<int>(random.below(90))));
+      parts.push_back(model.forward(mx::slice(tokens, {0, begin}, {2, end}), {.cache = &cache}));
+      ASSERT_TRUE(evaluate({parts.back()}));
+      begin = end;
+      for (std::size_t i = 0; i < cache.size(); ++i) {
+        const auto window = model.config().window(static_cast<std::int64_t>(i));
+        ASSERT_EQ(cache[i].tokens, begin);
+        // A step behind the window, what is not yet a step, a pass, and the rest of the last step.
+        const auto most = window == 0 ? 1792 : window + 3 * 256 + 90;
+        ASSERT_LE(cache[i].keys.shape(2), most);
+      }
+    }
+    EXPECT_GT(cache.back().released, 1000);
+    EXPECT_EQ(cache.front().released == 0, model.config().window(0) == 0);
+    const Doubles full = values(model.forward(tokens));
+    EXPECT_TRUE(close(mx::concatenate(parts, 1), full, kTolerance * largest(full))) << name;
+  }
+}
+
 /// The one-layer phi3 model with these longrope factors; its attention factor does not depend on the lengths.
 Model longrope_model(const char* short_factors, const char* long_factors, int original) {
   test::ModelFolder folder = test::ModelFolder::golden("phi3-longrope-long");

@@ -85,6 +85,59 @@ TEST_F(SessionTest, ALaterPromptContinuesTheCache) {
   EXPECT_EQ(chat.generate(first, {.max_tokens = 6}, nullptr).value().tokens, answer);
 }
 
+TEST_F(SessionTest, APromptCacheGivesTheSameAnswer) {
+  const std::filesystem::path file = folder_.path() / "prompt";
+  const Tokens start = prompt(300);
+  for (const auto storage : {kernels::cpu::CacheStorage::f16, kernels::cpu::CacheStorage::packed4}) {
+    const auto open = [&] {
+      return Session(model_, io::Tokenizer::open(folder_.path()).value(), {.cache = storage});
+    };
+    const GenerationOptions options{.max_tokens = 20, .sampling = {.temperature = 1, .seed = 3}};
+    Session first = open();
+    ASSERT_TRUE(first.generate(start, {.max_tokens = 0}, nullptr));
+    ASSERT_TRUE(first.check_prompt_cache(file) && first.save(file));
+    const Tokens answer = first.go_on(options, nullptr).value().tokens;
+    EXPECT_EQ(open().generate(start, options, nullptr).value().tokens, answer);
+    Session second = open();
+    ASSERT_TRUE(second.restore(file));
+    second.keep_prefix(start);
+    EXPECT_EQ(second.history(), start);
+    EXPECT_EQ(second.go_on(options, nullptr).value().tokens, answer);
+    // A longer prompt: as if fed in two pieces.
+    const Tokens more = prompt(30);
+    Session third = open(), whole = open();
+    ASSERT_TRUE(third.restore(file));
+    third.keep_prefix(joined(start, more));
+    EXPECT_EQ(third.history(), start);
+    ASSERT_TRUE(whole.generate(start, {.max_tokens = 0}, nullptr));
+    EXPECT_EQ(third.generate(more, options, nullptr).value().tokens,
+              whole.generate(more, options, nullptr).value().tokens);
+  }
+  Session chat = session();
+  EXPECT_EQ(chat.restore(folder_.path() / "missing").error().code, ErrorCode::bad_input);
+}
+
+TEST_F(SessionTest, KeepsWhatIsAPrefix) {
+  Session chat = session();
+  const Tokens start = prompt(40);
+  ASSERT_TRUE(chat.generate(start, {.max_tokens = 0}, nullptr));
+  const Tokens shorter(start.begin(), start.begin() + 25);
+  chat.keep_prefix(shorter);  // the logits behind it are gone: its last token is fed again
+  EXPECT_EQ(chat.history(), Tokens(start.begin(), start.begin() + 24));
+  const Tokens last{shorter.back()};
+  expect_greedy(shorter, chat.generate(last, {.max_tokens = 5}, nullptr).value().tokens);
+  Tokens other = shorter;
+  other[10] = (other[10] + 1) % 600;
+  chat.keep_prefix(other);
+  EXPECT_EQ(chat.history(), Tokens(start.begin(), start.begin() + 10));
+  EXPECT_EQ(chat.go_on({}, nullptr).error().code, ErrorCode::bad_input);
+  expect_greedy(
+      other,
+      chat.generate(Tokens(other.begin() + 10, other.end()), {.max_tokens = 5}, nullptr).value().tokens);
+  chat.keep_prefix({});
+  EXPECT_TRUE(chat.history().empty());
+}
+
 TEST_F(SessionTest, ALongPromptIsFedInPieces) {
   const Tokens longer = prompt(600);
   expect_greedy(longer, session().generate(longer, {.max_tokens = 2}, nullptr).value().tokens);

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <future>
 #include <memory>
 #include <optional>
@@ -71,8 +72,13 @@ Result<std::string> read_text_file(const std::filesystem::path& path, std::uint6
 /// Path, size and time of last change: enough to notice that a file is another one.
 std::string file_identity(const std::filesystem::path& path);
 
-/// Replaces `path` by `text`: temporary file beside it, fsync, rename. out_of_resources where that fails
-/// (full disk, read-only folder); the old file is then untouched and the temporary one is gone.
+/// Replaces `path` by what `write` writes to (and syncs in) the temporary file beside it whose name it is
+/// given, by a rename. out_of_resources where that fails (full disk, read-only folder), or the error of
+/// `write`; the old file is then untouched and the temporary one is gone.
+Status replace_file(const std::filesystem::path& path,
+                    const std::function<Status(const std::filesystem::path& temporary)>& write);
+
+/// replace_file by `text`.
 Status write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
 /// A file being written sequentially. Not copied; removes nothing by itself: staging folders do that.

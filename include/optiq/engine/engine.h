@@ -60,11 +60,20 @@ class Engine {
 
   /// Tokens fed so far.
   [[nodiscard]] std::size_t tokens() const;
+  /// The logits behind the last of them, f32 [vocabulary], valid until the next call that is not const; empty
+  /// where it was not fed last, or failed.
+  [[nodiscard]] std::span<const float> logits() const;
   /// Goes back to the first `tokens`; to none where they see some that a sliding window has let go of, which
   /// up to kCachePage fewer never do. Back among packed tokens, the last up to 63 are unpacked into f16.
   void truncate(std::size_t tokens);
   /// Of the KV cache.
   [[nodiscard]] std::size_t cache_bytes() const;
+  /// One a block.
+  [[nodiscard]] std::span<const kernels::cpu::LayerCache> caches() const;
+  /// Goes on with the sequence whose keys and values `caches` hold: one a block, of the shapes that caches()
+  /// have and of as many tokens each. `logits`: those behind its last token, or empty.
+  void replace(std::vector<kernels::cpu::LayerCache> caches, std::vector<float> logits);
+  [[nodiscard]] kernels::Compute compute() const;
   [[nodiscard]] const model::Model& model() const;
   /// Whether the weights are where they will stay.
   [[nodiscard]] bool settled() const;

@@ -5,7 +5,10 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
+
+#include "optiq/base/result.h"
 
 namespace optiq::kernels::cpu {
 
@@ -74,6 +77,9 @@ struct CacheShape {
   /// LayerCache::bytes() once so many tokens were stored and settled, in passes of any length; as if there
   /// were no window.
   [[nodiscard]] std::size_t bytes(std::size_t tokens) const;
+  /// The most that LayerCache::bytes() was, settled, on the way to so many tokens in passes of at most
+  /// `pass_tokens` each: bytes(tokens), or less where there is a window.
+  [[nodiscard]] std::size_t most_bytes(std::size_t tokens, std::size_t pass_tokens) const;
   /// The most that a pass of so many tokens takes beside that, until they are settled.
   [[nodiscard]] std::size_t pass_bytes(std::size_t tokens) const;
 };
@@ -95,12 +101,22 @@ struct CacheSegment {
   const float *key_scales = nullptr, *value_scales = nullptr;  ///< int8 only
 };
 
+/// What a settled cache holds. Little-endian, the same on every machine; need not be aligned.
+struct CacheContent {
+  std::size_t tokens = 0;
+  std::span<const std::byte> pages;  ///< whole pages, page_bytes() each; the window let go of those before
+  /// Of the newest tokens, which wait to be packed: f16 [kv_heads][recent][head_dim]; else empty.
+  std::span<const std::byte> recent_keys, recent_values;
+};
+
 /// Pages of keys and values; in a packed format the newest tokens wait in f16 in front of them. Not safe to
 /// change from several threads.
 class LayerCache {
  public:
   /// Throws std::invalid_argument for a format that is not valid.
   explicit LayerCache(const CacheShape& shape);
+  /// A cache that goes on as the one did that held `content`. bad_input for sizes that no such cache has.
+  static Result<LayerCache> restored(const CacheShape& shape, const CacheContent& content);
 
   /// Stores `tokens` rows of keys and values ([kv_heads · head_dim] each, `stride` floats apart) behind what
   /// is there; packs nothing. Values beyond f16's range are kept at its largest there and where packed.
@@ -124,6 +140,12 @@ class LayerCache {
   [[nodiscard]] std::size_t segments() const;
   [[nodiscard]] CacheSegment segment(std::size_t index, std::size_t head) const;
 
+  /// The parts of CacheContent: pages that were not let go of (valid until the next change), and of the
+  /// tokens that wait to be packed a copy.
+  [[nodiscard]] std::vector<std::span<const std::byte>> held_pages() const;
+  [[nodiscard]] std::size_t recent_tokens() const { return waiting_tokens(); }
+  [[nodiscard]] std::vector<std::byte> recent(CachePart part) const;
+
  private:
   /// f16; for each head keys and values of `capacity` tokens.
   struct Waiting {
@@ -140,6 +162,7 @@ class LayerCache {
   void store_token(const float* keys, const float* values, std::size_t token);
   void pack_chunk(std::size_t chunk, std::size_t head);
   void unpack_chunk(std::size_t token, std::size_t head);
+  void put_recent(const CacheContent& content);
 
   CacheShape shape_;
   std::size_t tokens_ = 0, stored_ = 0;  ///< stored_: in pages

@@ -20,11 +20,16 @@ namespace optiq::model {
 
 namespace mx = mlx::core;
 
-/// Keys and values of one block, [batch, kv_heads, tokens, head_dim] f32 each, grown in steps.
+/// Keys and values of one block, [batch, kv_heads, rows, head_dim] f32 each, grown in steps. A block with a
+/// sliding window lets go of what lies further behind it than a step or two.
 struct LayerCache {
   mx::array keys = mx::array({});
   mx::array values = mx::array({});
-  int tokens = 0;  ///< how many of the buffer's rows are valid
+  int tokens = 0;    ///< that went in
+  int released = 0;  ///< the first of them, which the buffers no longer hold
+
+  /// How many of the buffers' rows are valid.
+  [[nodiscard]] int rows() const { return tokens - released; }
 };
 using KvCache = std::vector<LayerCache>;
 

@@ -1,6 +1,7 @@
 // Text generation: prefill, then one token at a time.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <span>
@@ -25,7 +26,8 @@ std::string_view stop_reason_name(StopReason reason);
 struct Generation {
   std::vector<std::int32_t> tokens;  ///< generated, an end token left out
   StopReason reason = StopReason::max_tokens;
-  std::int64_t prompt_tokens = 0;
+  std::int64_t prompt_tokens = 0;  ///< fed
+  std::int64_t cached_tokens = 0;  ///< of the prompt, which the caller knows were there already
   double prefill_seconds = 0;
   double decode_seconds = 0;  ///< of all tokens after the first
 
@@ -53,9 +55,23 @@ class Session {
   /// token of a generation that was cancelled or filled the context is not in the cache.
   Result<Generation> generate(std::span<const std::int32_t> prompt, const GenerationOptions& options,
                               const OnText& on_text);
+  /// Generates behind the last token that was fed. Errors as generate(); bad_input where the logits behind it
+  /// are not known: nothing was fed since reset(), or keep_prefix() went back.
+  Result<Generation> go_on(const GenerationOptions& options, const OnText& on_text);
 
   /// Forgets everything that was fed.
   void reset();
+  /// Forgets what is no prefix of `tokens` (or everything: engine::Engine::truncate), and of a whole prefix
+  /// the last token where the logits behind it are not known, so that generate() of what follows the history,
+  /// or go_on() where nothing does, answers `tokens`. Packed keys and values among which it goes back are
+  /// rounded once more (engine.h).
+  void keep_prefix(std::span<const std::int32_t> tokens);
+
+  /// Writes what was fed to a prompt cache, or takes the place of what was fed from one (then history() is
+  /// its tokens). Errors: those of engine/prompt_cache.h and of check_prompt_cache.
+  Status check_prompt_cache(const std::filesystem::path& path) const;  ///< usage on a GPU
+  Status save(const std::filesystem::path& path) const;
+  Status restore(const std::filesystem::path& path);
   /// Tokens in the cache.
   [[nodiscard]] const std::vector<std::int32_t>& history() const { return history_; }
   [[nodiscard]] const io::Tokenizer& tokenizer() const { return tokenizer_; }

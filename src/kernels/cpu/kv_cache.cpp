@@ -13,8 +13,6 @@ namespace optiq::kernels::cpu {
 namespace {
 
 constexpr std::size_t kPageChunks = kCachePage / kCacheChunk;
-/// What waits to be packed between two passes.
-constexpr std::size_t kWaitingTokens = 2 * kCacheChunk;
 
 std::size_t page_part(std::size_t chunk_bytes, CacheStorage storage, std::size_t head_dim) {
   return packed_bits(storage) > 0 ? kPageChunks * chunk_bytes
@@ -44,11 +42,6 @@ struct PageLayout {
   }
   [[nodiscard]] std::size_t value_scales(std::size_t h) const { return key_scales(h) + key_scale_part; }
 };
-
-/// Index of element j of a token's key within the head's keys.
-std::size_t key_index(std::size_t token, std::size_t j, std::size_t head_dim) {
-  return (token / kCacheBlock * head_dim + j) * kCacheBlock + token % kCacheBlock;
-}
 
 /// An infinite value would spoil queries that do not see it: their weight for it is 0, and 0 · ∞ is none.
 constexpr float kLargestF16 = 65504;
@@ -89,12 +82,6 @@ std::size_t waiting_bytes(const CacheShape& shape, std::size_t tokens) {
   return 2 * shape.kv_heads * shape.head_dim * tokens * cache_bytes_per_element(CacheStorage::f16);
 }
 
-/// The cache owns what its segments show.
-template <class T>
-T* writable(const T* p) {
-  return const_cast<T*>(p);
-}
-
 }  // namespace
 
 std::size_t CacheShape::page_bytes() const {
@@ -108,6 +95,17 @@ std::size_t CacheShape::bytes(std::size_t tokens) const {
   if (!format.is_packed() || tokens == 0) return pages(tokens);
   const std::size_t packed = tokens < kWaitingTokens ? 0 : (tokens / kCacheChunk - 1) * kCacheChunk;
   return pages(packed) + waiting_bytes(*this, kWaitingTokens);
+}
+
+/// A pass lets go of what lies window + kCachePage − 1 tokens and more before its first token, so that at
+/// its end pages that begin up to pass_tokens + window + kCachePage − 1 tokens back are there, and both ends
+/// lie within pages.
+std::size_t CacheShape::most_bytes(std::size_t tokens, std::size_t pass_tokens) const {
+  const std::size_t all = bytes(tokens);
+  if (window == 0) return all;
+  const std::size_t pages = 1 + (pass_tokens + window + 2 * kCachePage - 3) / kCachePage;
+  return std::min(all,
+                  pages * page_bytes() + (format.is_packed() ? waiting_bytes(*this, kWaitingTokens) : 0));
 }
 
 std::size_t CacheShape::pass_bytes(std::size_t tokens) const {
@@ -260,6 +258,7 @@ void LayerCache::truncate(std::size_t tokens) {
   if (tokens >= tokens_) return;
   const std::size_t seen = shape_.window > 0 && tokens + 1 > shape_.window ? tokens + 1 - shape_.window : 0;
   if (released_ * kCachePage > seen) {
+    std::rotate(pages_.begin(), pages_.begin() + static_cast<std::ptrdiff_t>(released_), pages_.end());
     tokens_ = stored_ = released_ = 0;
     return;
   }

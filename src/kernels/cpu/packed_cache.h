@@ -16,6 +16,20 @@ constexpr std::size_t round_up(std::size_t n, std::size_t step) {
   return (n + step - 1) / step * step;
 }
 
+/// What waits to be packed between two passes is less.
+inline constexpr std::size_t kWaitingTokens = 2 * kCacheChunk;
+
+/// Index of element j of a token's key within a head's keys that are not packed.
+constexpr std::size_t key_index(std::size_t token, std::size_t j, std::size_t head_dim) {
+  return (token / kCacheBlock * head_dim + j) * kCacheBlock + token % kCacheBlock;
+}
+
+/// The cache owns what its segments show.
+template <class T>
+T* writable(const T* p) {
+  return const_cast<T*>(p);
+}
+
 /// Tiles of a block of values.
 inline constexpr std::size_t kValueTiles = kCacheChunk / kCacheSteps;
 
