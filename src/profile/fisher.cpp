@@ -548,7 +548,8 @@ std::uint64_t fisher_bytes(const model::Model& model, std::int64_t sequences, st
       kProcessBytes + outside * sizeof(std::uint16_t) + (kDrawsAtOnce + 2) * logits + projection;
   // The weight, an option packed, and its change.
   constexpr std::uint64_t kEncodedBytes = 2 * sizeof(std::uint16_t) + 2;
-  const std::uint64_t encoding = by_grams ? gram_encoding_bytes(model, kEncodedBytes) : largest * kEncodedBytes;
+  const std::uint64_t encoding =
+      by_grams ? gram_encoding_bytes(model, kEncodedBytes) : largest * kEncodedBytes;
   const std::uint64_t moments = by_grams ? gram_bytes(model, tokens, together) : 0;
   return std::max({block, head, moments, kProcessBytes + encoding});
 }
