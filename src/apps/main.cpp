@@ -28,7 +28,8 @@ void VerbTable::on_chosen(CLI::App* verb, Action action) {
 Status VerbTable::start_workers(CLI::App* verb) {
   OPTIQ_TRY(const std::int64_t workers, Workers::named_by_environment());
   if (workers > 1 && std::ranges::find(shared_, verb) == shared_.end())
-    return fail(ErrorCode::usage, "{}: expected one process, got {} workers; profile and eval share their work",
+    return fail(ErrorCode::usage,
+                "{}: expected one process, got {} workers; profile and eval share their work",
                 verb->get_name(), workers);
   OPTIQ_TRY(console_.workers, Workers::join());
   return {};
@@ -86,8 +87,8 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   VerbTable verbs(app, console);
   for (const auto add : {add_quantize, add_fit, add_compare, add_profile, add_plan, add_uniform, add_fold,
-                         add_encode, add_verify, add_round, add_distill, add_eval, add_calibration_report, add_run,
-                         add_chat, add_bench, add_info, add_import}) {
+                         add_encode, add_verify, add_round, add_distill, add_eval, add_calibration_report,
+                         add_run, add_chat, add_bench, add_info, add_import}) {
     add(verbs);
   }
   try {
