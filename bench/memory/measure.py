@@ -1,4 +1,5 @@
 """A command's peak memory, as the kernel counts it: shared by the scripts of this folder. Linux. Standard library only."""
+import contextlib
 import dataclasses
 import json
 import os
@@ -62,6 +63,34 @@ def must_run(command: list, **options) -> Run:
     if done.code != 0:
         raise SystemExit(f"{' '.join(map(str, command))}: exit code {done.code}\n{done.stderr}")
     return done
+
+
+CGROUP_ROOTS = ((pathlib.Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),  # version 1, then version 2
+                (pathlib.Path("/sys/fs/cgroup"), "memory.max"))
+
+
+@contextlib.contextmanager
+def hard_limit(limit_bytes: int):
+    """A control group whose processes the kernel kills when their memory, with the pages of files that are in use, does not fit.
+    Gives what a child calls to enter it (preexec_fn); None where no group can be made: that takes root's rights."""
+    group = None
+    for root, limit_file in CGROUP_ROOTS:
+        candidate = root / f"optiq-{os.getpid()}"
+        try:
+            candidate.mkdir()
+        except OSError:
+            continue
+        try:
+            (candidate / limit_file).write_text(str(limit_bytes))
+            group = candidate
+            break
+        except OSError:
+            candidate.rmdir()
+    try:
+        yield None if group is None else lambda: (group / "cgroup.procs").write_text(str(os.getpid()))
+    finally:
+        if group is not None:
+            group.rmdir()
 
 
 def header_of(path: pathlib.Path) -> dict:

@@ -6,6 +6,7 @@
 Makes each model, measures, removes it. Prints a Markdown table; --json FILE keeps the numbers. Linux.
 """
 import argparse
+import contextlib
 import json
 import pathlib
 import shutil
@@ -37,7 +38,10 @@ def measure_blocks(args, blocks: int) -> dict:
     for job, command in commands(args.optiq, model, folder, text, args).items():
         if job not in args.jobs:
             continue
-        done = measure.run(command)
+        with measure.hard_limit(args.hard_limit) if args.hard_limit else contextlib.nullcontext() as enter:
+            if args.hard_limit and enter is None:
+                raise SystemExit("--hard-limit: no control group for memory can be made here")
+            done = measure.run(command, preexec_fn=enter)
         found[job] = {"code": done.code, "seconds": round(done.seconds, 2), "peak": done.peak_bytes,
                       "anonymous": done.anonymous_bytes, "file": done.file_bytes}
         if done.code != 0:
@@ -54,6 +58,7 @@ def main() -> None:
     parser.add_argument("--blocks", default="8,16,32")
     parser.add_argument("--shard-bytes", type=int, default=0)
     parser.add_argument("--max-memory")
+    parser.add_argument("--hard-limit", type=int, help="bytes of a control group that each job runs in (root)")
     parser.add_argument("--sequences", default="8")
     parser.add_argument("--tokens", default="256")
     parser.add_argument("--encoder", default="rtn", help="of profiling")

@@ -49,14 +49,13 @@ CacheFormat CacheArguments::format() const {
 }
 
 void add_cache_options(CLI::App* verb, CacheArguments& args) {
-  verb->add_option(
-          "--kv", args.both,
-          "CPU: how keys and values are cached (default: as the model's plan says, or f16); 3 to 8: so "
-          "many bits and half a one for scales and biases, the newest tokens in f16")
+  verb->add_option("--kv", args.both,
+                   "How keys and values are cached (default: as the model's plan says, or f16); 3 to 8: so "
+                   "many bits and half a one for scales and biases, the newest tokens in f16; int8: CPU only")
       ->transform(CLI::CheckedTransformer(cache_storages()));
-  verb->add_option("--kv-keys", args.keys, "CPU: bits of cached keys (default: as --kv)")
+  verb->add_option("--kv-keys", args.keys, "Bits of cached keys (default: as --kv)")
       ->transform(CLI::CheckedTransformer(kBits));
-  verb->add_option("--kv-values", args.values, "CPU: bits of cached values (default: as --kv)")
+  verb->add_option("--kv-values", args.values, "Bits of cached values (default: as --kv)")
       ->transform(CLI::CheckedTransformer(kBits));
   verb->add_flag(
       "--kv-rotate", args.rotate,

@@ -62,6 +62,7 @@ Result<runtime::Session> open_session(const Arguments& args, const Console& cons
   OPTIQ_TRY(auto model, model::Model::open(args.model));
   OPTIQ_TRY(auto tokenizer, io::Tokenizer::open(args.model));
   OPTIQ_TRY(const auto options, args.engine.options_for(args.model));
+  OPTIQ_CHECK(runtime::check_cache(model, options));
   if (!console.quiet) std::fputs(planned_cache_line(options).c_str(), stderr);
   runtime::Session session(std::move(model), std::move(tokenizer), options);
   OPTIQ_CHECK(args.prompt_cache.load(session));

@@ -2,6 +2,9 @@
 
 #include <stdexcept>
 
+#include "packed_attention.h"
+#include "packed_cache.h"
+
 namespace optiq::model {
 namespace {
 
@@ -38,19 +41,57 @@ void release(LayerCache& cache, int window) {
   cache.released += gone;
 }
 
+mx::Dtype dtype_of(kernels::cpu::CacheStorage storage) {
+  if (storage == kernels::cpu::CacheStorage::f32) return mx::float32;
+  return storage == kernels::cpu::CacheStorage::bf16 ? mx::bfloat16 : mx::float16;
+}
+
+/// Rounded to the format's type, f16's within its finite range.
+mx::array stored(const mx::array& x, kernels::cpu::CacheStorage storage) {
+  const mx::Dtype dtype = dtype_of(storage);
+  if (dtype != mx::float16 || x.dtype() == mx::float16) return mx::astype(x, dtype);
+  constexpr float kLargest = 65504;
+  return mx::astype(mx::clip(mx::astype(x, mx::float32), mx::array(-kLargest), mx::array(kLargest)), dtype);
+}
+
 }  // namespace
 
 KeysValues append(LayerCache& cache, const KeysValues& fresh, int window) {
-  if (cache.tokens > 0 && cache.keys.shape(0) != fresh.keys.shape(0)) {
-    throw std::invalid_argument(
-        fmt::format("KV cache: expected a batch of {}, got {}", cache.keys.shape(0), fresh.keys.shape(0)));
-  }
+  check_batch(cache, fresh);
   release(cache, window);
   const int rows = cache.rows(), total = rows + fresh.keys.shape(2);
   cache.keys = write(grown(cache.keys, fresh.keys, rows, total), fresh.keys, rows);
   cache.values = write(grown(cache.values, fresh.values, rows, total), fresh.values, rows);
   cache.tokens += fresh.keys.shape(2);
   return {first_tokens(cache.keys, total), first_tokens(cache.values, total)};
+}
+
+void check_batch(const LayerCache& cache, const KeysValues& fresh) {
+  if (cache.tokens > 0 && cache.keys.shape(0) != fresh.keys.shape(0)) {
+    throw std::invalid_argument(
+        fmt::format("KV cache: expected a batch of {}, got {}", cache.keys.shape(0), fresh.keys.shape(0)));
+  }
+}
+
+mx::array attend(LayerCache& cache, const mx::array& q, const KeysValues& fresh, float scale, int window) {
+  KeysValues next = fresh;
+  if (cache.format)
+    next = {stored(fresh.keys, cache.format->keys), stored(fresh.values, cache.format->values)};
+  if (cache.is_packed()) {
+    append_packed(cache, next, window);
+    const mx::array mixed = attend_packed(cache, q, scale, window);
+    settle(cache);
+    return mixed;
+  }
+  const KeysValues all = append(cache, next, window);
+  // Our CPU primitive takes f32; MLX's attention would widen keys and values to the queries' type.
+  const bool on_cpu = mx::default_device() == mx::Device::cpu;
+  const auto operand = [&](const mx::array& x) {
+    return on_cpu ? mx::astype(x, mx::float32) : mx::astype(x, all.keys.dtype());
+  };
+  const mx::array mixed =
+      kernels::attention(operand(q), operand(all.keys), operand(all.values), scale, window);
+  return mx::astype(mixed, q.dtype());
 }
 
 }  // namespace optiq::model

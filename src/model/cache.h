@@ -1,4 +1,4 @@
-// Appending to a block's keys and values.
+// Appending to a block's keys and values, and attention over them.
 #pragma once
 
 #include "optiq/model/model.h"
@@ -15,6 +15,13 @@ struct KeysValues {
 /// see, up to kCacheStep tokens back. Throws std::invalid_argument for a batch other than the cache's.
 KeysValues append(LayerCache& cache, const KeysValues& fresh, int window = 0);
 
+/// Throws std::invalid_argument for a batch other than the cache's.
+void check_batch(const LayerCache& cache, const KeysValues& fresh);
+
 inline constexpr int kCacheStep = 256;
+
+/// Attention of q [batch, heads, T, head_dim] over what the cache holds and `fresh`, q's own keys and values,
+/// which are in the cache then, in its format. In q's dtype. Throws as append().
+mx::array attend(LayerCache& cache, const mx::array& q, const KeysValues& fresh, float scale, int window);
 
 }  // namespace optiq::model

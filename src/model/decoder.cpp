@@ -80,9 +80,9 @@ mx::array attention(const Decoder& decoder, std::int64_t layer, const mx::array&
                 to_heads(qkv[2], config.kv_heads, std::nullopt, config)};
   if (pass.cached) std::tie(kv.keys, kv.values) = pass.cached(kv.keys, kv.values);
   const int window = as_int(config.window(layer));
-  if (cache != nullptr) kv = append(*cache, kv, window);
   const float scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
-  const mx::array mixed = kernels::attention(q, kv.keys, kv.values, scale, window);
+  const mx::array mixed = cache == nullptr ? kernels::attention(q, kv.keys, kv.values, scale, window)
+                                           : attend(*cache, q, kv, scale, window);
   return apply(block.output, from_heads(mixed), pass);
 }
 

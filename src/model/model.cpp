@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <new>
+#include <stdexcept>
 
 #include "decoder.h"
 #include "load_weights.h"
@@ -87,8 +88,18 @@ Result<mx::array> Model::dense_weight(const std::string& module) const {
               module, quant::to_string(found->second->format));
 }
 
-KvCache Model::make_cache() const {
-  return KvCache(static_cast<std::size_t>(config().layers));
+KvCache Model::make_cache(const std::vector<kernels::cpu::CacheFormat>& formats) const {
+  KvCache cache(static_cast<std::size_t>(config().layers));
+  if (formats.empty()) return cache;
+  if (formats.size() != cache.size())
+    throw std::invalid_argument(
+        fmt::format("KV cache: expected the formats of {} blocks, got {}", cache.size(), formats.size()));
+  for (std::size_t i = 0; i < cache.size(); ++i) {
+    if (const auto fits = check_cache_format(formats[i], config().head_dim); !fits)
+      throw std::invalid_argument(fits.error().message);
+    cache[i].format = formats[i];
+  }
+  return cache;
 }
 
 mx::array Model::embed(const mx::array& tokens, const Pass& pass) const {

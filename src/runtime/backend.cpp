@@ -35,9 +35,23 @@ class EngineBackend : public Backend {
   engine::Engine engine_;
 };
 
+std::vector<kernels::cpu::CacheFormat> formats_of(const model::Model& model, const engine::Options& options) {
+  std::vector<kernels::cpu::CacheFormat> formats;
+  for (std::int64_t i = 0; i < model.config().layers; ++i)
+    formats.push_back(options.cache_of(static_cast<std::size_t>(i)));
+  return formats;
+}
+
+bool on_cpu() {
+  return mx::default_device() == mx::Device::cpu;
+}
+
 class GraphBackend : public Backend {
  public:
-  explicit GraphBackend(model::Model model) : model_(std::move(model)), cache_(model_.make_cache()) {}
+  GraphBackend(model::Model model, const engine::Options& options)
+      : model_(std::move(model)),
+        formats_(formats_of(model_, options)),
+        cache_(model_.make_cache(formats_)) {}
 
   Result<std::span<const float>> feed(std::span<const std::int32_t> tokens) override {
     const model::Pass pass{.cache = &cache_};
@@ -50,6 +64,7 @@ class GraphBackend : public Backend {
         hidden = model_.block(layer, hidden, pass);
       last = {mx::slice(hidden, {0, count - 1, 0}, {1, count, hidden.shape(2)})};
       OPTIQ_CHECK(model::evaluate(last));
+      OPTIQ_CHECK(settle());
     }
     const mx::array logits = mx::astype(mx::flatten(model_.head(last.front(), pass)), mx::float32);
     OPTIQ_CHECK(model::evaluate({logits}));
@@ -61,10 +76,10 @@ class GraphBackend : public Backend {
     if (tokens >= held) return held;
     logits_.clear();
     if (sees_released(tokens)) {
-      cache_ = model_.make_cache();
+      cache_ = model_.make_cache(formats_);
       return 0;
     }
-    for (model::LayerCache& layer : cache_) layer.tokens = static_cast<int>(tokens);
+    for (model::LayerCache& layer : cache_) model::truncate(layer, static_cast<int>(tokens));
     return tokens;
   }
   [[nodiscard]] std::span<const float> logits() const override { return logits_; }
@@ -91,7 +106,16 @@ class GraphBackend : public Backend {
     return false;
   }
 
+  /// What the pass left behind is packed now, block by block: attention has let go of the pages, so they
+  /// change in place.
+  Status settle() {
+    for (const model::LayerCache& layer : cache_)
+      if (layer.is_packed()) OPTIQ_CHECK(model::evaluate(layer.arrays()));
+    return {};
+  }
+
   model::Model model_;
+  std::vector<kernels::cpu::CacheFormat> formats_;  ///< of each block
   model::KvCache cache_;
   std::vector<float> logits_;
 };
@@ -99,9 +123,24 @@ class GraphBackend : public Backend {
 }  // namespace
 
 std::unique_ptr<Backend> make_backend(model::Model model, const engine::Options& options) {
-  if (mx::default_device() == mx::Device::cpu)
-    return std::make_unique<EngineBackend>(std::move(model), options);
-  return std::make_unique<GraphBackend>(std::move(model));
+  if (on_cpu()) return std::make_unique<EngineBackend>(std::move(model), options);
+  return make_graph_backend(std::move(model), options);
+}
+
+std::unique_ptr<Backend> make_graph_backend(model::Model model, const engine::Options& options) {
+  return std::make_unique<GraphBackend>(std::move(model), options);
+}
+
+Status check_cache(const model::Model& model, const engine::Options& options) {
+  return on_cpu() ? Status{} : check_graph_cache(model, options);
+}
+
+Status check_graph_cache(const model::Model& model, const engine::Options& options) {
+  if (options.rotate_keys)
+    return fail(ErrorCode::usage, "KV cache: keys are rotated (--kv-rotate) on a CPU only");
+  for (const auto& format : formats_of(model, options))
+    OPTIQ_CHECK(model::check_cache_format(format, model.config().head_dim));
+  return {};
 }
 
 }  // namespace optiq::runtime

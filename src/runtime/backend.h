@@ -29,7 +29,12 @@ class Backend {
   [[nodiscard]] virtual const model::Model& model() const = 0;
 };
 
-/// By MLX's default device; `options` concern the CPU only.
+/// By MLX's default device. Throw std::invalid_argument for a cache's format that it cannot have
+/// (check_cache); of the options only that concerns a GPU.
 std::unique_ptr<Backend> make_backend(model::Model model, const engine::Options& options);
+/// The GPU's, also on a CPU.
+std::unique_ptr<Backend> make_graph_backend(model::Model model, const engine::Options& options);
+/// model::check_cache_format of every block.
+Status check_graph_cache(const model::Model& model, const engine::Options& options);
 
 }  // namespace optiq::runtime

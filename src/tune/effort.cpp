@@ -14,6 +14,7 @@ constexpr double kGptqProductsPerSecond = 20e9;
 constexpr double kProjectionBytesPerSecond = 15e9;
 constexpr double kHeldOutSequences = 16;
 constexpr double kChecks = 12;
+constexpr double kGuards = 2;
 
 struct Size {
   double weights = 0;
@@ -57,7 +58,7 @@ Recipe recipe_of(Effort effort) {
     case Effort::fast:
       return {quant::Encoder::range, 32, 0, 0, 0};
     case Effort::balanced:
-      return {quant::Encoder::gptq, 128, 1, 0, 0};
+      return {quant::Encoder::gptq, 128, 0, 0, 0};
     case Effort::best:
       return {quant::Encoder::gptq, 128, 3, 3, 2};
   }
@@ -81,7 +82,7 @@ Result<double> estimate_seconds(const model::Model& model, const Recipe& recipe,
       draws * static_cast<double>(formats) * size.weights * 2 / (kProjectionBytesPerSecond * threads);
   const double profile = inputs + static_cast<double>(formats) * encoding +
                          sequences * (forward * (1 + 3 * draws) + projections);
-  const double plans = (1 + recipe.refine_rounds + 1) *
+  const double plans = (1 + recipe.refine_rounds + kGuards) *
                        (encoding + (compensates ? 1.5 * inputs : 0.0) + 5 * kHeldOutSequences * forward);
   const RoundOptions rounding;
   const double steps = static_cast<double>(rounding.steps * rounding.batch_sequences);

@@ -27,10 +27,6 @@ namespace optiq::engine {
 /// "f32", "f16", "bf16", "int8"; a packed one by its bits.
 std::string_view cache_storage_name(kernels::cpu::CacheStorage storage);
 
-/// Of config.json and, of every tensor of the checkpoint, name, type, shape and its first, middle and last
-/// KiB: the same for a copy elsewhere, and read in milliseconds.
-std::uint64_t quick_fingerprint(const io::Checkpoint& checkpoint);
-
 /// Replaces `path` by what `engine` holds; `tokens` are those it was fed. It appears whole or not at all:
 /// out_of_resources where it cannot be written. usage for no tokens, or another number than the engine holds.
 Status write_prompt_cache(const std::filesystem::path& path, const Engine& engine,

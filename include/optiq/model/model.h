@@ -3,15 +3,18 @@
 
 #include <mlx/mlx.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <variant>
 #include <vector>
 
 #include "optiq/io/checkpoint.h"
+#include "optiq/kernels/kv_cache.h"
 #include "optiq/kernels/ops.h"
 #include "optiq/model/config.h"
 #include "optiq/model/weights.h"
@@ -20,17 +23,45 @@ namespace optiq::model {
 
 namespace mx = mlx::core;
 
-/// Keys and values of one block, [batch, kv_heads, rows, head_dim] f32 each, grown in steps. A block with a
-/// sliding window lets go of what lies further behind it than a step or two.
+/// Keys or values of tokens in a packed cache, in pages of kernels::cpu::kCachePage tokens. The page is the
+/// leading axis, so that any run of pages is contiguous: keys [pages, batch, kv_heads, head_dim, kCachePage],
+/// values [pages, batch, kv_heads, kCachePage, head_dim].
+struct CachePages {
+  mx::array elements = mx::array({});  ///< f16, or u32: levels packed along the last axis (kernels/groups.h)
+  mx::array scales = mx::array({});    ///< f16, one for a group along the last axis; empty beside f16
+  mx::array biases = mx::array({});
+};
+
+/// Keys and values of one block, [batch, kv_heads, rows, head_dim] each, grown in steps. A block with a
+/// sliding window lets go of what lies further behind it than a step or two. Where `format` packs keys or
+/// values, all but the newest 64 to 127 tokens (and those of a pass, until it is done) are in pages. Takes
+/// what kernels::cpu::CacheShape::bytes says between passes, and while it grows its pages once more.
 struct LayerCache {
   mx::array keys = mx::array({});
   mx::array values = mx::array({});
-  int tokens = 0;    ///< that went in
-  int released = 0;  ///< the first of them, which the buffers no longer hold
+  int tokens = 0;                                        ///< that went in
+  int released = 0;                                      ///< the first of them, which are no longer held
+  std::optional<kernels::cpu::CacheFormat> format = {};  ///< nothing: in the dtype that they come in
+  int packed = 0;                                        ///< the first tokens, in pages; whole chunks
+  CachePages key_pages = {}, value_pages = {};           ///< but for `released` tokens
 
-  /// How many of the buffers' rows are valid.
-  [[nodiscard]] int rows() const { return tokens - released; }
+  /// How many rows of keys and values are valid: the tokens from `first_row` on.
+  [[nodiscard]] int first_row() const { return std::max(released, packed); }
+  [[nodiscard]] int rows() const { return tokens - first_row(); }
+  [[nodiscard]] bool is_packed() const { return format && format->is_packed(); }
+  /// All that it holds, to be evaluated between passes: what a pass leaves behind is packed only then.
+  [[nodiscard]] std::vector<mx::array> arrays() const;
+  /// Of the arrays.
+  [[nodiscard]] std::size_t bytes() const;
 };
+
+/// Goes back to the first `tokens`, whose last are held. Back among packed tokens, up to 63 are unpacked.
+void truncate(LayerCache& cache, int tokens);
+
+/// Whether a LayerCache can have this format: usage for int8, and for packed keys or values of another
+/// head_dim than a multiple of 32 or 64.
+Status check_cache_format(kernels::cpu::CacheFormat format, std::int64_t head_dim);
+
 using KvCache = std::vector<LayerCache>;
 
 /// What a caller may change or watch in a forward pass.
@@ -75,7 +106,9 @@ class Model {
   [[nodiscard]] quant::Format format(const std::string& module) const;
   /// The dense weight of a module as it is stored [out, in]; bad_input for a quantized one.
   [[nodiscard]] Result<mx::array> dense_weight(const std::string& module) const;
-  [[nodiscard]] KvCache make_cache() const;
+  /// An empty cache; `formats`: of each block, or none. Throws std::invalid_argument where
+  /// check_cache_format refuses, and for another number of formats.
+  [[nodiscard]] KvCache make_cache(const std::vector<kernels::cpu::CacheFormat>& formats = {}) const;
 
   /// The pieces of a forward pass. tokens i32 [batch, T] → hidden f32 [batch, T, hidden] → logits f32 [batch,
   /// T, vocab]. They build graphs and throw what MLX throws only on programmers' mistakes.

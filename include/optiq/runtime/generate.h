@@ -38,13 +38,18 @@ struct Generation {
 /// Sees each piece of text as it is complete; false stops the generation.
 using OnText = std::function<bool(std::string_view piece)>;
 
+/// Whether the device that generation runs on can cache keys and values so: usage where a GPU cannot
+/// (model::check_cache_format). engine::Engine says what a CPU can.
+Status check_cache(const model::Model& model, const engine::Options& options);
+
 class Backend;
 
 /// A conversation with one model: the KV cache lives on between calls, so a later prompt only costs its new
 /// tokens.
 class Session {
  public:
-  /// `options` concern a CPU; on a GPU the graphs of model.h run.
+  /// On a GPU the graphs of model.h run; then `options` concern the cache alone. Throws
+  /// std::invalid_argument for formats of it that check_cache or engine::Engine refuses.
   Session(model::Model model, io::Tokenizer tokenizer, const engine::Options& options = {});
   ~Session();
   Session(Session&&) noexcept;

@@ -10,7 +10,7 @@ namespace optiq::tune {
 
 enum class Effort {
   fast,      ///< range search, a quarter of the calibration set, one plan
-  balanced,  ///< gptq, the plan corrected once by what it really costs
+  balanced,  ///< gptq, the plan as predicted, beside its guards
   best,  ///< gptq, corrected while it helps; then rounding learned at few bits, scales and biases distilled
 };
 /// usage error for a name that is none of them.

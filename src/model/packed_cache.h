@@ -1,0 +1,18 @@
+// Storing keys and values in a LayerCache whose format packs them.
+#pragma once
+
+#include "cache.h"
+
+namespace optiq::model {
+
+inline constexpr int kPage = static_cast<int>(kernels::cpu::kCachePage);
+inline constexpr int kChunk = static_cast<int>(kernels::cpu::kCacheChunk);
+
+/// Puts `fresh` (f16) behind what the cache holds, unpacked; lets go before of pages that a `window` (0:
+/// none) has left more than kPage tokens behind. Throws as append().
+void append_packed(LayerCache& cache, const KeysValues& fresh, int window);
+
+/// Packs all but the newest 64 to 127 tokens, whole chunks, once each.
+void settle(LayerCache& cache);
+
+}  // namespace optiq::model

@@ -1,0 +1,98 @@
+// A GPU's backend, on whatever device MLX has.
+#include <gtest/gtest.h>
+
+#include "src/runtime/backend.h"
+#include "support/seed.h"
+#include "support/temporary_folder.h"
+#include "support/tiny_model.h"
+
+namespace optiq::runtime {
+namespace {
+
+using enum kernels::cpu::CacheStorage;
+using kernels::cpu::CacheFormat;
+using test::Doubles;
+
+/// A golden model with heads of 64 and many positions.
+model::Model wide_model(const std::string& name, Random& random) {
+  test::ModelFolder folder = test::ModelFolder::golden(name);
+  folder.config["head_dim"] = 64;
+  folder.config["max_position_embeddings"] = 4096;
+  for (const std::string layer : {"0", "1"}) {
+    const std::string block = "model.layers." + layer + ".self_attn.";
+    for (const auto& [module, out] : {std::pair{"q", 256}, {"k", 128}, {"v", 128}})
+      folder.set(block + module + "_proj.weight",
+                 test::random_array(random, {out, 32}, test::mx::float32, 0.2));
+    folder.set(block + "o_proj.weight", test::random_array(random, {32, 256}, test::mx::float32, 0.05));
+  }
+  const test::TemporaryFolder place;
+  return test::open_model(folder, place.path());
+}
+
+std::vector<std::int32_t> random_tokens(Random& random, std::size_t count) {
+  std::vector<std::int32_t> tokens(count);
+  for (auto& token : tokens) token = static_cast<std::int32_t>(random.below(64));
+  return tokens;
+}
+
+Doubles fed(Backend& backend, const std::vector<std::int32_t>& tokens) {
+  const auto logits = backend.feed(tokens).value();
+  return {logits.begin(), logits.end()};
+}
+
+double distance(Doubles a, const Doubles& b) {
+  for (std::size_t i = 0; i < a.size(); ++i) a[i] -= b[i];
+  return test::norm(a) / test::norm(b);
+}
+
+/// Behind a prompt of several passes and single tokens, near what the engine answers with the same format of
+/// each block: they round the same keys and values (the engine's attention also rounds in its products).
+TEST(GraphBackend, CachesAsTheEngineDoes) {
+  Random random(test::seed());
+  for (const char* name : {"llama", "mistral-window"}) {
+    const model::Model model = wide_model(name, random);
+    for (const CacheFormat format :
+         {CacheFormat(f16), CacheFormat(packed8), {packed8, packed6}, {f16, packed5}}) {
+      const engine::Options options{.compute = kernels::Compute::f32, .block_caches = {format, f16}};
+      ASSERT_TRUE(check_graph_cache(model, options));
+      const auto graphs = make_graph_backend(model, options);
+      engine::Engine engine(model, options);
+      for (const std::size_t count : {700, 1, 1, 90, 1}) {
+        const auto tokens = random_tokens(random, count);
+        const Doubles found = fed(*graphs, tokens);
+        const auto expected = engine.feed(tokens).value();
+        EXPECT_LT(distance(found, Doubles(expected.begin(), expected.end())), 0.02) << name;
+      }
+    }
+  }
+}
+
+TEST(GraphBackend, GoesBackAndOn) {
+  Random random(test::seed());
+  const model::Model model = wide_model("llama", random);
+  const engine::Options options{.cache = {packed8, packed8}};
+  const auto tokens = random_tokens(random, 400);
+  for (const std::size_t kept : {0, 128, 300, 390}) {
+    const auto backend = make_graph_backend(model, options), fresh = make_graph_backend(model, options);
+    (void)fed(*backend, tokens);
+    EXPECT_EQ(backend->truncate(kept), kept);
+    EXPECT_TRUE(backend->logits().empty());
+    if (kept > 0) (void)fed(*fresh, {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(kept)});
+    const auto more = random_tokens(random, 100);
+    EXPECT_LT(distance(fed(*backend, more), fed(*fresh, more)), 0.02) << kept;
+  }
+}
+
+TEST(GraphBackend, RefusesWhatAGpuCannotHold) {
+  Random random(test::seed());
+  const model::Model wide = wide_model("llama", random), narrow = test::golden_model("llama");
+  EXPECT_TRUE(check_graph_cache(narrow, {}));
+  EXPECT_EQ(check_graph_cache(narrow, {.cache = packed4}).error().code, ErrorCode::usage);
+  EXPECT_EQ(check_graph_cache(wide, {.block_caches = {f16, int8}}).error().code, ErrorCode::usage);
+  EXPECT_TRUE(check_graph_cache(wide, {.cache = packed4}));
+  EXPECT_EQ(check_graph_cache(wide, {.cache = packed4, .rotate_keys = true}).error().code, ErrorCode::usage);
+  EXPECT_THROW((void)make_graph_backend(narrow, {.cache = packed4}), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace optiq::runtime
