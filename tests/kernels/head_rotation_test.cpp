@@ -47,7 +47,7 @@ TEST(MixHeads, LeavesProductsAsTheyAre) {
   constexpr std::size_t kDim = 64;
   std::vector<float> x(2 * kDim);
   for (float& value : x) value = static_cast<float>(random.normal());
-  x[5] *= 100;  // a channel much larger than the others
+  x[5] = 100;  // a channel much larger than the others
   const auto product = [&] {
     double sum = 0;
     for (std::size_t i = 0; i < kDim; ++i)
