@@ -12,6 +12,8 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
 apt_packages=(build-essential cmake ninja-build git pkg-config python3 python3-venv libdnnl-dev nlohmann-json3-dev
   libbz2-dev libfmt-dev libexpected-dev libcli11-dev libgtest-dev libbenchmark-dev)
+# For the tests of many workers: mpirun and Open MPI's library, 7 MB to load. (Its -dev package would bring a Fortran compiler.)
+apt_packages+=(openmpi-bin)
 # For scripts/test_arm64.sh; libgtest-dev brings GoogleTest's sources.
 [ "$(uname -m)" != x86_64 ] || apt_packages+=(g++-aarch64-linux-gnu qemu-user)
 fuzz_packages=(clang-14 libclang-rt-14-dev libomp-14-dev)

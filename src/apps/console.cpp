@@ -33,7 +33,7 @@ std::string_view code_name(ErrorCode code) {
 }  // namespace
 
 Progress Console::progress() {
-  if (quiet) return {};
+  if (quiet || !workers.is_first()) return {};
   return [this](std::string_view what, double done, double total) { draw(what, done, total); };
 }
 
@@ -67,16 +67,18 @@ void Console::end_progress() {
 }
 
 void Console::print(const std::string& text) const {
-  if (!json) std::fputs(text.c_str(), stdout);
+  if (!json && workers.is_first()) std::fputs(text.c_str(), stdout);
 }
 
 void Console::print_json(const Json& object) const {
-  if (json) std::fputs((object.dump(2, ' ', false, Json::error_handler_t::replace) + "\n").c_str(), stdout);
+  if (json && workers.is_first())
+    std::fputs((object.dump(2, ' ', false, Json::error_handler_t::replace) + "\n").c_str(), stdout);
 }
 
 int Console::fail_with(const Error& error) {
   end_progress();
-  std::fprintf(stderr, "optiq: %s\n", error.message.c_str());
+  const std::string speaker = workers.is_first() ? "optiq" : "optiq, " + workers.name();
+  std::fprintf(stderr, "%s: %s\n", speaker.c_str(), error.message.c_str());
   print_json({{"error", {{"code", code_name(error.code)}, {"message", error.message}}}});
   return static_cast<int>(error.code);
 }

@@ -7,14 +7,17 @@
 #include "optiq/base/json.h"
 #include "optiq/base/progress.h"
 #include "optiq/base/result.h"
+#include "optiq/workers/workers.h"
 
 namespace optiq::apps {
 
-/// Human text goes to stdout and progress to stderr; with --json, stdout gets exactly one JSON object.
+/// Of several workers, the first one speaks; the others only report errors. Human text goes to stdout and
+/// progress to stderr; with --json, stdout gets exactly one JSON object.
 class Console {
  public:
   bool json = false;
   bool quiet = false;  ///< no progress
+  Workers workers;     ///< who share the verb's work
 
   /// A progress bar with the time left on a terminal; a line every ten seconds elsewhere.
   [[nodiscard]] Progress progress();

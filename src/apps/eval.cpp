@@ -100,6 +100,7 @@ Result<evaluate::Quality> measure_text(const EvalArguments& args, const evaluate
 Status eval_text(const EvalArguments& args, const Models& models, Console& console, Json& json) {
   OPTIQ_TRY(const auto tokens, calibrate::tokenize_file(args.text, models.tokenizer));
   evaluate::Options options = args.options;
+  options.workers = console.workers;
   OPTIQ_TRY(options.memory, memory_limit(args.memory, std::filesystem::temp_directory_path() / "eval"));
   OPTIQ_TRY(const auto quality, measure_text(args, options, models, tokens, console));
   console.end_progress();
@@ -127,6 +128,7 @@ Status eval_tasks(const EvalArguments& args, const std::vector<evaluate::Task>& 
                   Console& console, Json& json) {
   evaluate::ChoiceOptions options = args.choices;
   options.compute = args.options.compute;
+  options.workers = console.workers;
   OPTIQ_TRY(const auto answers, evaluate::answer_tasks(models.model, models.reference_or_null(),
                                                        models.tokenizer, tasks, options, console.progress()));
   console.end_progress();
@@ -179,6 +181,7 @@ void add_eval(VerbTable& verbs) {
       ->default_str("f32");
   add_memory_option(verb, args->memory);
   add_cache_options(verb, args->engine.cache);
+  verbs.share(verb);
   verbs.on_chosen(verb, [args](Console& console) { return eval(*args, console); });
 }
 

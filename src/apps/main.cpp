@@ -25,10 +25,21 @@ void VerbTable::on_chosen(CLI::App* verb, Action action) {
   actions_.emplace_back(verb, std::move(action));
 }
 
+Status VerbTable::start_workers(CLI::App* verb) {
+  OPTIQ_TRY(const std::int64_t workers, Workers::named_by_environment());
+  if (workers > 1 && std::ranges::find(shared_, verb) == shared_.end())
+    return fail(ErrorCode::usage,
+                "{}: expected one process, got {} workers; profile and eval share their work",
+                verb->get_name(), workers);
+  OPTIQ_TRY(console_.workers, Workers::join());
+  return {};
+}
+
 int VerbTable::run() {
   for (const auto& [verb, action] : actions_) {
     if (!verb->parsed()) continue;
-    const Status status = action(console_);
+    Status status = start_workers(verb);
+    if (status) status = console_.workers.finish(action(console_));
     console_.end_progress();
     return status ? 0 : console_.fail_with(status.error());
   }
@@ -76,8 +87,8 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   VerbTable verbs(app, console);
   for (const auto add : {add_quantize, add_fit, add_compare, add_profile, add_plan, add_uniform, add_fold,
-                         add_encode, add_verify, add_round, add_distill, add_eval, add_calibration_report, add_run,
-                         add_chat, add_bench, add_info, add_import}) {
+                         add_encode, add_verify, add_round, add_distill, add_eval, add_calibration_report,
+                         add_run, add_chat, add_bench, add_info, add_import}) {
     add(verbs);
   }
   try {

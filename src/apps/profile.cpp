@@ -20,12 +20,14 @@ void add_profile(VerbTable& verbs) {
   verb->add_flag("--kv", args->profile.caches,
                  "Price the KV cache's bits, too: keys and values of every block (fisher, kl)");
   add_memory_option(verb, args->memory);
+  verbs.share(verb);
   verbs.on_chosen(verb, [args](Console& console) -> Status {
     OPTIQ_TRY(const auto limit, memory_limit(args->memory, args->out));
     OPTIQ_TRY(const auto model, model::Model::open(args->model, args->memory.access()));
     OPTIQ_TRY(const auto tokenizer, io::Tokenizer::open(args->model));
     OPTIQ_TRY(auto options, profile_options(args->profile));
     options.memory = limit;
+    options.workers = console.workers;
     OPTIQ_TRY(const auto source, calibration_source(args->profile));
     if (limit.is_set()) {
       console.print(fmt::format("{} of disk beside {} while it works\n",

@@ -41,10 +41,10 @@ Status check_bounded(const Arguments& args, const tune::Recipe& recipe) {
   if (!args.memory.max_memory) return {};
   if (recipe.refine_rounds > 0 || recipe.distill_epochs > 0 || recipe.learned_bits > 0 ||
       args.folds != "none") {
-    return fail(
-        ErrorCode::usage,
-        "--max-memory: expected --effort fast or balanced without --fold and --learned-bits: what changes models and "
-        "corrects plans holds the whole model");
+    return fail(ErrorCode::usage,
+                "--max-memory: expected --effort fast or balanced without --fold and --learned-bits: what "
+                "changes models and "
+                "corrects plans holds the whole model");
   }
   if (args.quality.text.empty() && args.profile.calibration.empty()) {
     return fail(

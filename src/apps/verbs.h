@@ -18,13 +18,18 @@ class VerbTable {
 
   CLI::App* add(const std::string& name, const std::string& description);
   void on_chosen(CLI::App* verb, Action action);
+  /// The verb's work may be shared by several workers; others refuse to be more than one process.
+  void share(CLI::App* verb) { shared_.push_back(verb); }
   /// Runs the chosen verb's action; the exit code.
   int run();
 
  private:
+  Status start_workers(CLI::App* verb);
+
   CLI::App& app_;
   Console& console_;
   std::vector<std::pair<CLI::App*, Action>> actions_;
+  std::vector<CLI::App*> shared_;
 };
 
 void add_import(VerbTable& verbs);

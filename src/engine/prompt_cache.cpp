@@ -6,6 +6,7 @@
 
 #include "optiq/base/journal.h"
 #include "optiq/base/text.h"
+#include "optiq/io/content_identity.h"
 #include "optiq/io/safetensors.h"
 
 namespace optiq::engine {
@@ -21,12 +22,16 @@ std::string block_name(std::size_t block, std::string_view part) {
   return fmt::format("blocks.{}.{}", block, part);
 }
 
-std::string cache_format_name(cpu::CacheFormat format) {
-  return fmt::format("{}/{}", cache_storage_name(format.keys), cache_storage_name(format.values));
+std::string cache_name(const Options& options, std::size_t block) {
+  const cpu::CacheFormat format = options.cache_of(block);
+  return fmt::format("{}{}/{}", cache_storage_name(format.keys), options.rotates(block) ? " rotated" : "",
+                     cache_storage_name(format.values));
 }
 
-std::uint64_t hashed(std::string_view text, std::uint64_t hash) {
-  return fingerprint(std::as_bytes(std::span(text)), hash);
+/// The same for a copy of the checkpoint elsewhere.
+std::string origin_of(const Engine& engine) {
+  const std::string identity = io::content_identity(engine.model().checkpoint());
+  return fmt::format("{:016x}", fingerprint(std::as_bytes(std::span(identity))));
 }
 
 /// What a file must say for its sequence to be this engine's.
@@ -34,10 +39,10 @@ std::map<std::string, std::string> metadata_of(const Engine& engine) {
   std::map<std::string, std::string> metadata{
       {"format", "optiq-prompt-cache"},
       {"version", "1"},
-      {"checkpoint", fmt::format("{:016x}", quick_fingerprint(engine.model().checkpoint()))},
-      {"compute", engine.compute() == kernels::Compute::int8 ? "int8" : "f32"}};
+      {"checkpoint", origin_of(engine)},
+      {"compute", engine.options().compute == kernels::Compute::int8 ? "int8" : "f32"}};
   for (std::size_t i = 0; i < engine.caches().size(); ++i)
-    metadata[block_name(i, "cache")] = cache_format_name(engine.caches()[i].shape().format);
+    metadata[block_name(i, "cache")] = cache_name(engine.options(), i);
   return metadata;
 }
 
@@ -122,6 +127,7 @@ class Reader {
     OPTIQ_TRY(const auto values, tensor(block_name(index, "recent_values"), DType::f16, recent));
     auto cache = cpu::LayerCache::restored(shape, {tokens, pages.bytes, keys.bytes, values.bytes});
     if (!cache) return with_context(cache.error(), fmt::format("{}: blocks.{}", path_, index));
+    pages.file.release(pages.bytes);  // or memory would hold the file beside the cache
     return cache;
   }
 
@@ -165,7 +171,7 @@ class Reader {
 };
 
 Result<std::vector<std::int32_t>> read_into(const std::filesystem::path& path, Engine& engine) {
-  OPTIQ_TRY(const io::SafetensorsFile file, io::SafetensorsFile::open(path));
+  OPTIQ_TRY(const io::SafetensorsFile file, io::SafetensorsFile::open(path, Access::streamed));
   const Reader reader(path, file, engine);
   OPTIQ_CHECK(reader.check_origin());
   OPTIQ_TRY(auto tokens, reader.tokens());
@@ -184,22 +190,6 @@ Result<std::vector<std::int32_t>> read_into(const std::filesystem::path& path, E
 std::string_view cache_storage_name(cpu::CacheStorage storage) {
   constexpr std::string_view kNames[]{"f32", "f16", "bf16", "int8", "3", "4", "5", "6", "8"};
   return kNames[static_cast<std::size_t>(storage)];
-}
-
-std::uint64_t quick_fingerprint(const io::Checkpoint& checkpoint) {
-  constexpr std::size_t kPart = 1024;
-  std::uint64_t hash = hashed(checkpoint.config().dump(), kEmptyFingerprint);
-  for (const auto& [name, view] : checkpoint.tensors()) {
-    hash = hashed(fmt::format("\n{} {} {}\n", name, dtype_name(view.dtype), shape_name(view.shape)), hash);
-    const Bytes bytes = view.bytes;
-    if (bytes.size() <= 3 * kPart) {
-      hash = fingerprint(bytes, hash);
-      continue;
-    }
-    for (const std::size_t begin : {std::size_t{0}, bytes.size() / 2, bytes.size() - kPart})
-      hash = fingerprint(bytes.subspan(begin, kPart), hash);
-  }
-  return hash;
 }
 
 Status write_prompt_cache(const std::filesystem::path& path, const Engine& engine,

@@ -3,13 +3,17 @@
 #include <functional>
 #include <optional>
 
-#include "optiq/base/journal.h"
 #include "optiq/evaluate/choices.h"
+#include "optiq/io/content_identity.h"
 #include "optiq/kernels/cpu.h"
+#include "optiq/workers/shared_journal.h"
 #include "score_choices.h"
 
 namespace optiq::evaluate {
 namespace {
+
+/// Batches that each of several workers scores at once: neighbours have a beginning in common.
+constexpr std::int64_t kBatchesAtOnce = 8;
 
 template <class T>
 std::uint64_t hashed(const std::vector<T>& values, std::uint64_t hash) {
@@ -17,9 +21,8 @@ std::uint64_t hashed(const std::vector<T>& values, std::uint64_t hash) {
   return fingerprint(std::as_bytes(std::span(values)), fingerprint(std::as_bytes(std::span(&size, 1)), hash));
 }
 
-/// Everything that a finished batch depends on.
-std::string work_identity(const model::Model& model, const model::Model* reference,
-                          const std::vector<Batch>& batches, kernels::Compute compute) {
+/// What is asked, and how it is computed.
+std::string questions_identity(const std::vector<Batch>& batches, kernels::Compute compute) {
   std::uint64_t hash = batches.size();
   for (const Batch& batch : batches) {
     hash = hashed(std::vector<std::uint64_t>{batch.shared, batch.choices}, hash);
@@ -28,8 +31,14 @@ std::string work_identity(const model::Model& model, const model::Model* referen
       for (const Target& target : row.targets) hash = hashed(target.labels, hash);
     }
   }
-  std::string text =
-      fmt::format("optiq eval tasks 1\n{} {} {:016x}\n", static_cast<int>(compute), kernels::cpu_isa(), hash);
+  return fmt::format("optiq eval tasks 1\n{} {} {:016x}\n", static_cast<int>(compute), kernels::cpu_isa(),
+                     hash);
+}
+
+/// Everything that a finished batch depends on.
+std::string work_identity(const model::Model& model, const model::Model* reference,
+                          const std::vector<Batch>& batches, kernels::Compute compute) {
+  std::string text = questions_identity(batches, compute);
   text += io::checkpoint_identity(model.checkpoint().folder());
   if (reference != nullptr) text += io::checkpoint_identity(reference->checkpoint().folder());
   return text;
@@ -54,11 +63,24 @@ Answer answer_of(const Question& question, std::span<const double> likelihoods) 
   return answer;
 }
 
+Status check_workers(const model::Model& model, const model::Model* reference,
+                     const std::vector<Batch>& batches, const ChoiceOptions& options) {
+  if (options.workers.is_alone()) return {};
+  OPTIQ_CHECK(options.workers.require_same(
+      questions_identity(batches, options.compute),
+      "tasks: questions, options and instruction set (OPTIQ_CPU_ISA forces one)"));
+  OPTIQ_CHECK(options.workers.require_same(io::content_identity(model.checkpoint()),
+                                           "tasks: model " + model.checkpoint().folder().string()));
+  return options.workers.require_same(
+      reference != nullptr ? io::content_identity(reference->checkpoint()) : "",
+      "tasks: the reference model");
+}
+
 /// Scores batches, or takes them from the journal.
 class Work {
  public:
   Work(const model::Model& model, const model::Model* reference, const ChoiceOptions& options)
-      : scorer_(model, options.compute) {
+      : scorer_(model, options.compute), workers_(options.workers) {
     const bool rounds = options.compute == kernels::Compute::int8;
     if (reference != nullptr)
       reference_.emplace(*reference, rounds ? kernels::Compute::f32 : options.compute);
@@ -66,27 +88,68 @@ class Work {
 
   Status open(const std::filesystem::path& path, const std::string& identity) {
     if (path.empty()) return {};
-    OPTIQ_TRY(journal_, Journal::open(path, identity));
+    OPTIQ_TRY(journal_, SharedJournal::open(path, identity, workers_));
     return {};
   }
   [[nodiscard]] std::size_t finished() const { return journal_ ? journal_->records().size() : 0; }
 
-  /// The model's likelihoods, then the reference's.
-  Result<std::vector<double>> likelihoods(const Batch& batch, std::size_t index) {
-    if (index < finished()) return recorded(batch, index);
+  /// Of the batches from `first` on, each one's likelihoods by the model, then by the reference: one batch,
+  /// or as many as several workers score at once.
+  Result<std::vector<std::vector<double>>> next(const std::vector<Batch>& batches, std::size_t first) {
+    if (first < finished()) {
+      OPTIQ_TRY(std::vector<double> values, recorded(batches[first], first));
+      return std::vector<std::vector<double>>{std::move(values)};
+    }
+    const auto left = static_cast<std::int64_t>(batches.size() - first);
+    const std::int64_t most = workers_.is_alone() ? 1 : kBatchesAtOnce * workers_.size();
+    OPTIQ_TRY(auto scored, score_shared(std::span(batches).subspan(
+                               first, static_cast<std::size_t>(std::min(left, most)))));
+    for (const auto& values : scored)
+      if (journal_) OPTIQ_CHECK(journal_->append(std::as_bytes(std::span(values))));
+    return scored;
+  }
+
+ private:
+  Result<std::vector<double>> score(const Batch& batch) {
     OPTIQ_TRY(std::vector<double> values, scorer_.score(batch));
     if (reference_) {
       OPTIQ_TRY(const auto more, reference_->score(batch));
       values.insert(values.end(), more.begin(), more.end());
     }
-    if (journal_) OPTIQ_CHECK(journal_->append(std::as_bytes(std::span(values))));
     return values;
   }
 
- private:
+  /// Each worker a run of the batches.
+  Result<std::vector<std::vector<double>>> score_shared(std::span<const Batch> batches) {
+    const WorkRange own = workers_.share(static_cast<std::int64_t>(batches.size()));
+    std::vector<double> scored;
+    for (std::int64_t i = own.begin; i < own.end; ++i) {
+      OPTIQ_TRY(const auto values, score(batches[static_cast<std::size_t>(i)]));
+      scored.insert(scored.end(), values.begin(), values.end());
+    }
+    OPTIQ_TRY(const auto parts, workers_.exchange(std::as_bytes(std::span(scored))));
+    std::vector<double> all;
+    for (const Bytes& part : parts) {
+      const std::vector<double> values = from_bytes(part);
+      all.insert(all.end(), values.begin(), values.end());
+    }
+    std::vector<std::vector<double>> separated;
+    auto place = all.begin();
+    for (const Batch& batch : batches) {
+      const auto end = place + static_cast<std::ptrdiff_t>(values_of(batch));
+      separated.emplace_back(place, end);
+      place = end;
+    }
+    return separated;
+  }
+
+  [[nodiscard]] std::size_t values_of(const Batch& batch) const {
+    return batch.choices * (reference_ ? 2 : 1);
+  }
+
   Result<std::vector<double>> recorded(const Batch& batch, std::size_t index) const {
     std::vector<double> values = from_bytes(journal_->records()[index]);
-    const std::size_t expected = batch.choices * (reference_ ? 2 : 1);
+    const std::size_t expected = values_of(batch);
     if (values.size() == expected) return values;
     return fail(ErrorCode::bad_input, "the journal's record {}: expected {} values, got {}", index, expected,
                 values.size());
@@ -94,7 +157,8 @@ class Work {
 
   ChoiceScorer scorer_;
   std::optional<ChoiceScorer> reference_;
-  std::optional<Journal> journal_;
+  Workers workers_;
+  std::optional<SharedJournal> journal_;
 };
 
 void append_answers(const Task& task, const std::vector<double>& values, bool both, TaskAnswers& answers) {
@@ -129,14 +193,17 @@ Result<std::vector<TaskAnswers>> answer_tasks(const model::Model& model, const m
       task_of.push_back(t);
     }
   }
+  OPTIQ_CHECK(check_workers(model, reference, batches, options));
   Work work(model, reference, options);
   OPTIQ_CHECK(work.open(options.journal, work_identity(model, reference, batches, options.compute)));
   std::vector<TaskAnswers> answers(tasks.size());
-  for (std::size_t i = 0; i < batches.size(); ++i) {
+  for (std::size_t i = 0; i < batches.size();) {
     if (i >= work.finished()) report_progress(progress, "answering questions", done, total);
-    OPTIQ_TRY(const auto values, work.likelihoods(batches[i], i));
-    append_answers(tasks[task_of[i]], values, reference != nullptr, answers[task_of[i]]);
-    done += static_cast<double>(batches[i].tokens());
+    OPTIQ_TRY(const auto scored, work.next(batches, i));
+    for (const auto& values : scored) {
+      append_answers(tasks[task_of[i]], values, reference != nullptr, answers[task_of[i]]);
+      done += static_cast<double>(batches[i++].tokens());
+    }
   }
   return answers;
 }

@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <optional>
 
+#include "optiq/base/journal.h"
+#include "optiq/io/content_identity.h"
+#include "optiq/kernels/cpu.h"
 #include "optiq/model/stream.h"
 
 namespace optiq::evaluate {
@@ -172,6 +176,21 @@ Status check(const model::Model& model, const model::Model* reference, std::span
   return {};
 }
 
+/// Workers have texts and models of their own: whether they are the same.
+Status check_workers(const model::Model& model, const model::Model* reference,
+                     std::span<const std::int32_t> tokens, const Options& options) {
+  if (options.workers.is_alone()) return {};
+  OPTIQ_CHECK(options.workers.require_same(
+      fmt::format("{} {} {} {} {:x}", options.context, options.max_windows, static_cast<int>(options.compute),
+                  kernels::cpu_isa(), fingerprint(std::as_bytes(tokens))),
+      "evaluation: text, options and instruction set (OPTIQ_CPU_ISA forces one)"));
+  OPTIQ_CHECK(options.workers.require_same(io::content_identity(model.checkpoint()),
+                                           "evaluation: model " + model.checkpoint().folder().string()));
+  return options.workers.require_same(
+      reference != nullptr ? io::content_identity(reference->checkpoint()) : "",
+      "evaluation: the reference model");
+}
+
 }  // namespace
 
 std::uint64_t memory_needed(const model::Model& model, const model::Model* reference, std::int64_t context) {
@@ -189,6 +208,7 @@ std::uint64_t memory_needed(const model::Model& model, const model::Model* refer
 Result<Quality> cut_into_windows(const model::Model& model, const model::Model* reference,
                                  std::span<const std::int32_t> tokens, const Options& options) {
   OPTIQ_CHECK(check(model, reference, tokens, options));
+  OPTIQ_CHECK(check_workers(model, reference, tokens, options));
   Quality quality;
   quality.context = usable_context(model.config(), options.context, tokens.size());
   quality.windows = static_cast<std::int64_t>(tokens.size()) / quality.context;
@@ -197,21 +217,35 @@ Result<Quality> cut_into_windows(const model::Model& model, const model::Model* 
   return quality;
 }
 
-void set_perplexity(Quality& quality) {
+Status WindowScores::share(const Workers& workers) {
+  for (std::vector<double>* values : {&nll, &kl, &agreement, &positions}) {
+    OPTIQ_TRY(const auto all, workers.exchange(std::as_bytes(std::span(*values))));
+    values->clear();
+    for (const Bytes& part : all) {
+      const std::size_t place = values->size();
+      values->resize(place + part.size() / sizeof(double));
+      if (!part.empty()) std::memcpy(values->data() + place, part.data(), part.size());
+    }
+  }
+  return {};
+}
+
+void set_scores(Quality& quality, WindowScores scores) {
+  quality.window_nll = std::move(scores.nll);
+  quality.window_kl = std::move(scores.kl);
   const MeanError nll = mean_with_error(quality.window_nll);
   quality.perplexity = std::exp(nll.mean);
   quality.perplexity_standard_error = quality.perplexity * nll.standard_error;
-}
-
-void set_distance(Quality& quality, std::vector<double> kl, const std::vector<double>& window_agreement) {
+  quality.has_reference = !quality.window_kl.empty();
+  if (!quality.has_reference) return;
+  std::vector<double> kl = std::move(scores.positions);
   Distance& distance = quality.distance;
-  quality.has_reference = true;
   distance.kl = mean_with_error(quality.window_kl);
   distance.kl_max = *std::max_element(kl.begin(), kl.end());
   distance.kl_median = quantile(kl, 0.5);
   distance.kl_p99 = quantile(kl, 0.99);
   distance.kl_p999 = quantile(std::move(kl), 0.999);
-  distance.top1_agreement = mean_with_error(window_agreement);
+  distance.top1_agreement = mean_with_error(scores.agreement);
 }
 
 Result<Quality> evaluate_text(const model::Model& model, const model::Model* reference,
@@ -219,25 +253,27 @@ Result<Quality> evaluate_text(const model::Model& model, const model::Model* ref
                               const Progress& progress) {
   OPTIQ_TRY(Quality quality, cut_into_windows(model, reference, tokens, options));
   OPTIQ_CHECK(check_memory(options.memory, memory_needed(model, reference, quality.context), "eval"));
-  std::vector<double> kl, window_agreement;
+  WindowScores measured;
   const auto take = [&](const Scores& scores) {
-    quality.window_nll.push_back(-mean_of(scores.log_probabilities));
+    measured.nll.push_back(-mean_of(scores.log_probabilities));
     if (reference == nullptr) return;
-    kl.insert(kl.end(), scores.kl.begin(), scores.kl.end());
-    quality.window_kl.push_back(mean_of(scores.kl));
-    window_agreement.push_back(mean_of(scores.agreement));
+    measured.positions.insert(measured.positions.end(), scores.kl.begin(), scores.kl.end());
+    measured.kl.push_back(mean_of(scores.kl));
+    measured.agreement.push_back(mean_of(scores.agreement));
   };
+  const WorkRange own = options.workers.share(quality.windows);
   // Weights that must be read anew are read once for all windows.
-  const std::int64_t together = options.memory.is_set() ? quality.windows : 1;
-  for (std::int64_t first = 0; first < quality.windows; first += together) {
-    report_progress(progress, "evaluating", static_cast<double>(first), static_cast<double>(quality.windows));
+  const std::int64_t together = options.memory.is_set() ? own.count() : 1;
+  for (std::int64_t first = own.begin; first < own.end; first += together) {
+    report_progress(progress, "evaluating", static_cast<double>(first - own.begin),
+                    static_cast<double>(own.count()));
     const Windows windows{tokens.subspan(static_cast<std::size_t>(first * quality.context),
                                          static_cast<std::size_t>(together * quality.context)),
                           static_cast<std::size_t>(quality.context)};
     OPTIQ_CHECK(score_windows(model, reference, windows, options, take));
   }
-  set_perplexity(quality);
-  if (reference != nullptr) set_distance(quality, std::move(kl), window_agreement);
+  OPTIQ_CHECK(measured.share(options.workers));
+  set_scores(quality, std::move(measured));
   return quality;
 }
 

@@ -55,7 +55,8 @@ Status add_block(const profile::Sensitivity& sensitivity, std::size_t block, con
       option.cache = CacheFormat(keys.storage, values.storage);
       add_part(keys, option);
       add_part(values, option);
-      item[0].push_back({option.cost, block_cache_bytes(shape, need, option.cache)});
+      item[0].push_back(
+          {option.cost, block_cache_bytes(shape, need, static_cast<std::int64_t>(block), option.cache)});
     }
   }
   if (options.empty())

@@ -17,8 +17,23 @@ std::uint64_t scratch_bytes(const MemoryShape& shape) {
                              sizeof(float);
 }
 
-kernels::cpu::CacheShape block_cache(const MemoryShape& shape, kernels::cpu::CacheFormat format) {
-  return {static_cast<std::size_t>(shape.kv_heads), static_cast<std::size_t>(shape.head_dim), format};
+kernels::cpu::CacheShape block_cache(const MemoryShape& shape, std::int64_t layer,
+                                     kernels::cpu::CacheFormat format) {
+  const std::int64_t window = layer >= shape.first_sliding_layer ? shape.sliding_window : 0;
+  return {static_cast<std::size_t>(shape.kv_heads), static_cast<std::size_t>(shape.head_dim), format,
+          static_cast<std::size_t>(window)};
+}
+
+/// Of all blocks at need.cache: those before the first sliding one take one size, the others another.
+std::uint64_t all_cache_bytes(const MemoryShape& shape, const MemoryNeed& need) {
+  const std::int64_t whole = std::clamp<std::int64_t>(shape.first_sliding_layer, 0, shape.layers);
+  std::uint64_t bytes = 0;
+  if (whole > 0) bytes += static_cast<std::uint64_t>(whole) * block_cache_bytes(shape, need, 0, need.cache);
+  if (whole < shape.layers) {
+    bytes += static_cast<std::uint64_t>(shape.layers - whole) *
+             block_cache_bytes(shape, need, shape.layers - 1, need.cache);
+  }
+  return bytes;
 }
 
 /// What stands for a format that is still to be chosen: one that is packed takes the most while it fills.
@@ -60,9 +75,16 @@ void include(MemoryShape& shape, std::int64_t layer, std::int64_t out, std::int6
 
 }  // namespace
 
+MemoryShape memory_shape(const profile::ModelFacts& facts) {
+  return {.layers = facts.layers,
+          .kv_heads = facts.kv_heads,
+          .head_dim = facts.head_dim,
+          .sliding_window = facts.sliding_window,
+          .first_sliding_layer = facts.first_sliding_layer};
+}
+
 MemoryShape memory_shape(const profile::Sensitivity& sensitivity) {
-  const profile::ModelFacts& facts = sensitivity.model;
-  MemoryShape shape{.layers = facts.layers, .kv_heads = facts.kv_heads, .head_dim = facts.head_dim};
+  MemoryShape shape = memory_shape(sensitivity.model);
   for (const profile::ModuleSensitivity& module : sensitivity.modules)
     include(shape, module.layer, module.out_features, module.in_features);
   return shape;
@@ -70,24 +92,28 @@ MemoryShape memory_shape(const profile::Sensitivity& sensitivity) {
 
 MemoryShape memory_shape(const model::Model& model) {
   const model::ModelConfig& config = model.config();
-  MemoryShape shape{.layers = config.layers, .kv_heads = config.kv_heads, .head_dim = config.head_dim};
+  MemoryShape shape{.layers = config.layers,
+                    .kv_heads = config.kv_heads,
+                    .head_dim = config.head_dim,
+                    .sliding_window = config.sliding_window,
+                    .first_sliding_layer = config.first_sliding_layer};
   for (const model::ModuleShape& module : model.modules())
     include(shape, module.layer, module.out_features, module.in_features);
   return shape;
 }
 
-std::uint64_t block_cache_bytes(const MemoryShape& shape, const MemoryNeed& need,
+std::uint64_t block_cache_bytes(const MemoryShape& shape, const MemoryNeed& need, std::int64_t layer,
                                 kernels::cpu::CacheFormat format) {
   return static_cast<std::uint64_t>(need.sequences) *
-         block_cache(shape, format).bytes(static_cast<std::size_t>(need.context_tokens));
+         block_cache(shape, layer, format)
+             .most_bytes(static_cast<std::size_t>(need.context_tokens), kPassTokens);
 }
 
 Result<MemoryUse> memory_use(const MemoryShape& shape, const MemoryNeed& need) {
   OPTIQ_CHECK(check_need(shape, need));
   MemoryUse use{.context_tokens = need.context_tokens, .sequences = need.sequences};
-  if (!need.plans_cache())
-    use.cache_bytes = static_cast<std::uint64_t>(shape.layers) * block_cache_bytes(shape, need, need.cache);
-  use.scratch_bytes = scratch_bytes(shape) + block_cache(shape, standing_in(need)).pass_bytes(kPassTokens);
+  if (!need.plans_cache()) use.cache_bytes = all_cache_bytes(shape, need);
+  use.scratch_bytes = scratch_bytes(shape) + block_cache(shape, 0, standing_in(need)).pass_bytes(kPassTokens);
   return use;
 }
 

@@ -167,12 +167,13 @@ Status check_cache(const CachePlan& cache, const Plan& plan, const std::string& 
     return fail(ErrorCode::bad_input, "{}: formats of {} blocks, but the model has {}", where,
                 cache.blocks.size(), model.layers);
   }
-  const MemoryShape shape{.layers = model.layers, .kv_heads = model.kv_heads, .head_dim = model.head_dim};
+  const MemoryShape shape = memory_shape(model);
   const MemoryNeed need{.context_tokens = plan.memory->context_tokens, .sequences = plan.memory->sequences};
   if (const auto sensible = memory_use(shape, need); !sensible)
     return fail(ErrorCode::bad_input, "{}: {}", where, sensible.error().message);
   std::uint64_t bytes = 0;
-  for (const auto& format : cache.blocks) bytes += block_cache_bytes(shape, need, format);
+  for (std::size_t i = 0; i < cache.blocks.size(); ++i)
+    bytes += block_cache_bytes(shape, need, static_cast<std::int64_t>(i), cache.blocks[i]);
   if (bytes != plan.memory->cache_bytes) {
     return fail(ErrorCode::bad_input, "{}: \"cache_bytes\" is {}, but these formats take {}", where,
                 plan.memory->cache_bytes, bytes);

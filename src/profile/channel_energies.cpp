@@ -24,6 +24,11 @@ Status ChannelEnergies::evaluate() {
   return {};
 }
 
+Status ChannelEnergies::share(const Workers& workers) {
+  for (auto& [module, sum] : sums_) OPTIQ_CHECK(workers.sum(sum));
+  return {};
+}
+
 Importance ChannelEnergies::means(std::int64_t tokens) const {
   Importance importance;
   for (const auto& [module, sum] : sums_) {

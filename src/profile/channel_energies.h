@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "optiq/profile/importance.h"
+#include "optiq/workers/workers.h"
 
 namespace optiq::profile {
 
@@ -13,6 +14,8 @@ class ChannelEnergies {
   void add(const std::string& module, const model::mx::array& input);
   /// Evaluates what was added, and sums it.
   Status evaluate();
+  /// Adds what other workers summed of the same modules.
+  Status share(const Workers& workers);
   /// The means over `tokens` tokens.
   [[nodiscard]] Importance means(std::int64_t tokens) const;
 

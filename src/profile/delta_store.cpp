@@ -113,18 +113,43 @@ void DeltaStore::release(std::size_t subject, std::size_t option, std::int64_t b
 }
 
 Status DeltaStore::fill(std::size_t subject, const model::Model& model, quant::Encoder encoder,
-                        const quant::Inputs& inputs) {
+                        const quant::Inputs& inputs, const Workers& workers) {
   const auto& [shape, formats] = subjects_[subject];
   OPTIQ_TRY(const io::TensorView tensor, model.checkpoint().require(shape.name + ".weight"));
   const quant::MatrixView matrix{shape.out_features, shape.in_features, tensor.dtype, tensor.bytes};
-  for (const std::size_t option : subjects_[subject].by_group_size()) {
+  const std::vector<std::size_t> order = subjects_[subject].by_group_size();
+  const WorkRange own = workers.share(static_cast<std::int64_t>(order.size()));
+  for (std::int64_t i = own.begin; i < own.end; ++i) {
+    const std::size_t option = order[static_cast<std::size_t>(i)];
     OPTIQ_TRY(const auto quantized,
               quant::encode(encoder, matrix, formats[option], tensor.dtype, inputs, shape.name));
-    const std::size_t elements = static_cast<std::size_t>(subjects_[subject].elements());
-    write_delta(matrix, quantized, memory_.get() + offsets_[subject] + option * elements);
+    write_delta(matrix, quantized, reinterpret_cast<std::uint16_t*>(bytes(subject, option).data()));
     release(subject, option);
   }
   tensor.file.release(tensor.bytes);
+  return workers.is_alone() ? Status() : exchange(subject, order, workers);
+}
+
+std::span<std::byte> DeltaStore::bytes(std::size_t subject, std::size_t option) {
+  const auto elements = static_cast<std::size_t>(subjects_[subject].elements());
+  return std::as_writable_bytes(std::span(memory_.get() + offsets_[subject] + option * elements, elements));
+}
+
+/// One option of each worker at a time.
+Status DeltaStore::exchange(std::size_t subject, const std::vector<std::size_t>& order,
+                            const Workers& workers) {
+  const auto count = static_cast<std::int64_t>(order.size());
+  for (std::int64_t step = 0; step * workers.size() < count; ++step) {
+    std::vector<std::span<std::byte>> places;
+    for (std::int64_t rank = 0; rank < workers.size(); ++rank) {
+      const WorkRange range = workers.share(count, rank);
+      places.emplace_back();
+      if (step < range.count())
+        places.back() = bytes(subject, order[static_cast<std::size_t>(range.begin + step)]);
+    }
+    OPTIQ_CHECK(workers.exchange_into(places[static_cast<std::size_t>(workers.rank())], places));
+  }
+  for (const std::size_t option : order) release(subject, option);
   return {};
 }
 

@@ -7,6 +7,7 @@
 #include "optiq/base/memory.h"
 #include "optiq/profile/importance.h"
 #include "optiq/quant/encoder.h"
+#include "optiq/workers/workers.h"
 
 namespace optiq::profile {
 
@@ -33,9 +34,10 @@ class DeltaStore {
   static Result<DeltaStore> create(const std::vector<Subject>& subjects, const MemoryLimit& limit,
                                    std::uint64_t least_bytes);
 
-  /// Fills every option of one module by encoding it.
+  /// Fills every option of one module by encoding it. Each of several workers encodes some of the options,
+  /// and has the others' changes sent.
   Status fill(std::size_t subject, const model::Model& model, quant::Encoder encoder,
-              const quant::Inputs& inputs);
+              const quant::Inputs& inputs, const Workers& workers = {});
 
   /// One option, bf16 [out, in]; valid while this store lives.
   [[nodiscard]] const std::uint16_t* values(std::size_t subject, std::size_t option) const;
@@ -50,6 +52,9 @@ class DeltaStore {
   void release(std::size_t subject, std::size_t option, std::int64_t begin, std::int64_t end) const;
 
  private:
+  [[nodiscard]] std::span<std::byte> bytes(std::size_t subject, std::size_t option);
+  Status exchange(std::size_t subject, const std::vector<std::size_t>& order, const Workers& workers);
+
   std::shared_ptr<std::uint16_t> memory_;
   std::vector<std::size_t> offsets_;  ///< of each subject's first element
   std::vector<Subject> subjects_;

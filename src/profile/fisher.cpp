@@ -9,6 +9,7 @@
 #include "gram_sums.h"
 #include "optiq/base/half.h"
 #include "optiq/base/random.h"
+#include "share.h"
 #include "token_sizes.h"
 #include "walk.h"
 
@@ -90,19 +91,21 @@ struct StageMoments {
 
 class Fisher {
  public:
-  Fisher(const model::Model& model, const calibrate::TokenBatch& batch, const std::vector<Subject>& subjects,
+  Fisher(const model::Model& model, const Share& share, const std::vector<Subject>& subjects,
          const Options& options, const Progress& progress)
       : model_(model),
-        batch_(batch),
+        share_(share),
+        batch_(share.batch),
         subjects_(subjects),
         options_(options),
         progress_(progress),
         layers_(model.config().layers),
-        together_(sequences_together(batch.tokens)),
-        groups_((batch.sequences + together_ - 1) / together_),
-        least_(fisher_bytes(model, batch.sequences, batch.tokens, options)) {}
+        together_(sequences_together(batch_.tokens)),
+        groups_((batch_.sequences + together_ - 1) / together_),
+        least_(fisher_bytes(model, batch_.sequences, batch_.tokens, options)) {}
 
   [[nodiscard]] std::int64_t stages() const { return layers_ + 2; }
+  /// Of this worker's sequences.
   [[nodiscard]] std::int64_t samples() const { return batch_.sequences * options_.label_draws; }
 
   std::vector<std::size_t> own(BackStage stage) const {
@@ -131,14 +134,30 @@ class Fisher {
     return {};
   }
 
-  /// Back through a stage, measured.
+  /// Back through a stage, measured: what all workers found.
   Result<StageRecord> measure(BackStage stage) {
     report(stage, 0);
+    std::size_t options = 0;
+    for (const std::size_t subject : own(stage)) options += subjects_[subject].formats.size();
+    if (prices_caches(stage)) options += kBlockCacheOptions;
+    OPTIQ_TRY(StageRecord record, measure_share(stage, options));
+    OPTIQ_TRY(record.values, side_by_side(record.values, options, options_.workers));
+    return record;
+  }
+
+  /// Back through a stage without measuring.
+  Status pass_back(BackStage stage) {
+    if (stage.is_embeddings()) return {};
+    const model::StageWeights weights(model_, stage.layer(), stage.next());
+    std::vector<float> none;
+    return go_back(stage, nullptr, none);
+  }
+
+ private:
+  /// `options`: how many the stage has.
+  Result<StageRecord> measure_share(BackStage stage, std::size_t options) {
     StageRecord record;
     const std::vector<std::size_t> subjects = own(stage);
-    std::size_t options = 0;
-    for (const std::size_t subject : subjects) options += subjects_[subject].formats.size();
-    if (prices_caches(stage)) options += kBlockCacheOptions;
     record.values.resize(options * static_cast<std::size_t>(samples()));
     const model::StageWeights weights(model_, stage.layer(), stage.next());
     if (stage.is_embeddings() && model_.config().tied_embeddings) {
@@ -156,15 +175,6 @@ class Fisher {
     return record;
   }
 
-  /// Back through a stage without measuring.
-  Status pass_back(BackStage stage) {
-    if (stage.is_embeddings()) return {};
-    const model::StageWeights weights(model_, stage.layer(), stage.next());
-    std::vector<float> none;
-    return go_back(stage, nullptr, none);
-  }
-
- private:
   [[nodiscard]] model::Pass pass() const { return {.compute = options_.compute}; }
   [[nodiscard]] std::size_t slot(std::int64_t row, std::int64_t group) const {
     return static_cast<std::size_t>(row * groups_ + group);
@@ -210,6 +220,7 @@ class Fisher {
       OPTIQ_CHECK(stage.is_head() ? add_head_sizes(group, input, subjects[0].shape.name, sizes)
                                   : add_block_sizes(stage.layer(), group, input, subjects, sizes));
     }
+    OPTIQ_CHECK(sizes.share(options_.workers));
     return sizes.weights();
   }
 
@@ -240,14 +251,15 @@ class Fisher {
 
   /// Every sequence has its own stream of numbers, so that a resumed run draws the same labels.
   [[nodiscard]] Random label_numbers(std::int64_t group, std::int64_t sequence) const {
-    return Random(0x6f707469710000ull + static_cast<std::uint64_t>(group * together_ + sequence));
+    return Random(0x6f707469710000ull +
+                  static_cast<std::uint64_t>(share_.first + group * together_ + sequence));
   }
 
   /// One pass of all sequences over a stage's inputs.
   Result<StageMoments> moments_of(BackStage stage, const TokenWeights& weights) {
     StageMoments moments;
     if (stage.is_embeddings()) return moments;
-    GramSums sums(options_.compute, &weights);
+    GramSums sums(options_.compute, &weights, share_.first_token());
     ChannelEnergies energies;
     const bool by_grams = options_.encoder == quant::Encoder::gptq;
     model::Pass watched = pass();
@@ -260,13 +272,13 @@ class Fisher {
           stage.is_head() ? model_.head(input, watched) : model_.block(stage.layer(), input, watched);
       OPTIQ_CHECK(by_grams ? sums.evaluate() : energies.evaluate());
     }
-    const std::int64_t tokens = batch_.sequences * batch_.tokens;
+    OPTIQ_CHECK(by_grams ? sums.share(options_.workers) : energies.share(options_.workers));
     if (!by_grams) {
-      moments.importance = energies.means(tokens);
+      moments.importance = energies.means(share_.all_tokens());
       if (!is_finite(moments.importance)) return tl::unexpected(describe_non_finite(model_));
       return moments;
     }
-    auto grams = std::move(sums).means(tokens);
+    auto grams = std::move(sums).means(share_.all_tokens());
     if (!grams) return tl::unexpected(describe_non_finite(model_));
     moments.grams = std::move(*grams);
     for (const auto& [module, gram] : moments.grams) moments.importance[module] = gram->diagonal();
@@ -287,7 +299,7 @@ class Fisher {
       quant::Inputs inputs;
       if (known != moments.importance.end()) inputs.importance = known->second;
       if (gram != moments.grams.end()) inputs.gram = gram->second.get();
-      OPTIQ_CHECK(changes.fill(i, model_, options_.encoder, inputs));
+      OPTIQ_CHECK(changes.fill(i, model_, options_.encoder, inputs, options_.workers));
       if (gram != moments.grams.end()) moments.grams.erase(gram);
     }
     record.importance = std::move(moments.importance);
@@ -482,7 +494,8 @@ class Fisher {
   }
 
   const model::Model& model_;
-  const calibrate::TokenBatch& batch_;
+  const Share& share_;
+  const calibrate::TokenBatch& batch_;  ///< this worker's
   const std::vector<Subject>& subjects_;
   const Options& options_;
   const Progress& progress_;
@@ -499,10 +512,12 @@ class Fisher {
 
 Result<Measured> measure_fisher(const model::Model& model, const calibrate::TokenBatch& batch,
                                 const std::vector<Subject>& subjects, const Options& options,
-                                Journal& journal, std::size_t records_before, const Progress& progress) {
-  Fisher fisher(model, batch, subjects, options, progress);
-  Measured measured =
-      nothing_measured(static_cast<std::size_t>(fisher.samples()), sample_size(model, subjects, options));
+                                SharedJournal& journal, std::size_t records_before,
+                                const Progress& progress) {
+  OPTIQ_TRY(const Share share, share_of(batch, sequences_together(batch.tokens), options.workers));
+  Fisher fisher(model, share, subjects, options, progress);
+  Measured measured = nothing_measured(static_cast<std::size_t>(batch.sequences * options.label_draws),
+                                       sample_size(model, subjects, options));
   const auto recorded = static_cast<std::int64_t>(journal.records().size() - records_before);
   if (recorded < fisher.stages()) OPTIQ_CHECK(fisher.forward());
   for (std::int64_t i = 0; i < fisher.stages(); ++i) {
@@ -547,9 +562,11 @@ std::uint64_t fisher_bytes(const model::Model& model, std::int64_t sequences, st
   const std::uint64_t head =
       kProcessBytes + outside * sizeof(std::uint16_t) + (kDrawsAtOnce + 2) * logits + projection;
   // The weight, an option packed, and its change.
-  const std::uint64_t encoding = kProcessBytes + largest * (2 * sizeof(std::uint16_t) + 2);
+  constexpr std::uint64_t kEncodedBytes = 2 * sizeof(std::uint16_t) + 2;
+  const std::uint64_t encoding =
+      by_grams ? gram_encoding_bytes(model, kEncodedBytes) : largest * kEncodedBytes;
   const std::uint64_t moments = by_grams ? gram_bytes(model, tokens, together) : 0;
-  return std::max({block, head, moments, encoding + (by_grams ? factor_bytes(model) : 0)});
+  return std::max({block, head, moments, kProcessBytes + encoding});
 }
 
 std::uint64_t fisher_disk_bytes(const model::Model& model, const calibrate::TokenBatch& batch,

@@ -2,8 +2,8 @@
 // option encoded, once for all sequences.
 #pragma once
 
-#include "optiq/base/journal.h"
 #include "optiq/profile/profile.h"
+#include "optiq/workers/shared_journal.h"
 #include "stage_record.h"
 
 namespace optiq::profile {
@@ -15,10 +15,10 @@ namespace optiq::profile {
 /// behind its first `records_before`; through the stages that it holds, gradients are only passed. Cost: two
 /// forward passes a sequence and, for each draw, a forward and a backward pass. bad_input naming the weight
 /// where one is not finite. `options.caches`: also ⟨∂ log p(labels)/∂x, x̂ − x⟩ of each block's keys and
-/// values.
+/// values. Workers share the sequences, and all return the same.
 Result<Measured> measure_fisher(const model::Model& model, const calibrate::TokenBatch& batch,
                                 const std::vector<Subject>& subjects, const Options& options,
-                                Journal& journal, std::size_t records_before, const Progress& progress);
+                                SharedJournal& journal, std::size_t records_before, const Progress& progress);
 
 /// The least memory of measure_fisher on so many sequences of `tokens` tokens.
 std::uint64_t fisher_bytes(const model::Model& model, std::int64_t sequences, std::int64_t tokens,

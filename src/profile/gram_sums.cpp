@@ -17,6 +17,42 @@ void add_gram(const mx::array& gram, std::vector<float>& sum) {
   });
 }
 
+namespace {
+
+/// Elements of the rows in front of `row` in a lower triangle.
+std::size_t triangle_size(std::size_t row) {
+  return row * (row + 1) / 2;
+}
+
+/// The lower triangle of a symmetric matrix, evaluated.
+void add_triangle(const mx::array& gram, std::vector<double>& sum) {
+  const auto width = static_cast<std::size_t>(gram.shape(0));
+  sum.resize(triangle_size(width), 0.0);
+  const auto* values = gram.data<float>();
+  parallel_for(width, 64, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) {
+      double* sums = sum.data() + triangle_size(row);
+      for (std::size_t i = 0; i <= row; ++i) sums[i] += static_cast<double>(values[row * width + i]);
+    }
+  });
+}
+
+/// The whole matrix, over `tokens`.
+std::vector<float> mean_of(const std::vector<double>& sum, std::size_t width, std::int64_t tokens) {
+  std::vector<float> mean(width * width);
+  parallel_for(width, 64, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) {
+      for (std::size_t i = 0; i < width; ++i) {
+        const double value = i <= row ? sum[triangle_size(row) + i] : sum[triangle_size(i) + row];
+        mean[row * width + i] = static_cast<float>(value / static_cast<double>(tokens));
+      }
+    }
+  });
+  return mean;
+}
+
+}  // namespace
+
 void GramSums::add(const std::string& module, const mx::array& input) {
   const auto [known, is_new] = input_of_.try_emplace(module, module);
   if (is_new && input.id() == last_input_) known->second = input_of_.at(last_module_);
@@ -34,7 +70,7 @@ mx::array GramSums::weighted(const std::string& module, const mx::array& input) 
   mx::Shape shape = input.shape();
   shape.back() = 1;
   const std::size_t tokens = input.size() / static_cast<std::size_t>(input.shape(-1));
-  std::size_t& seen = seen_[module];
+  std::size_t& seen = seen_.try_emplace(module, first_token_).first->second;
   const mx::array weights(found->second.begin() + static_cast<std::ptrdiff_t>(seen), shape, mx::float32);
   seen += tokens;
   return mx::astype(input, mx::float32) * mx::sqrt(weights);
@@ -48,17 +84,23 @@ Status GramSums::evaluate() {
     const auto [module, gram] = std::move(pending.back());
     pending.pop_back();
     OPTIQ_CHECK(model::evaluate({gram}));
-    add_gram(gram, sums_[module]);
+    add_triangle(gram, sums_[module]);
   }
+  return {};
+}
+
+Status GramSums::share(const Workers& workers) {
+  for (auto& [module, sum] : sums_) OPTIQ_CHECK(workers.sum(sum));
   return {};
 }
 
 Result<Grams> GramSums::means(std::int64_t tokens) && {
   Grams grams;
   for (auto& [module, sum] : sums_) {
-    for (float& value : sum) value /= static_cast<float>(tokens);
-    const auto width = std::llround(std::sqrt(static_cast<double>(sum.size())));
-    OPTIQ_TRY(auto gram, quant::Gram::make(std::move(sum), width, module));
+    const auto width = static_cast<std::size_t>(std::sqrt(2.0 * static_cast<double>(sum.size())));
+    std::vector<float> mean = mean_of(sum, width, tokens);
+    sum = {};
+    OPTIQ_TRY(auto gram, quant::Gram::make(std::move(mean), static_cast<std::int64_t>(width), module));
     grams[module] = std::make_shared<const quant::Gram>(std::move(gram));
   }
   for (const auto& [module, owner] : input_of_) grams[module] = grams.at(owner);

@@ -109,16 +109,15 @@ Status walk_grams(const model::Model& model, const calibrate::TokenBatch& batch,
 }
 
 std::uint64_t gram_walk_bytes(const model::Model& model, std::int64_t tokens, bool replaces) {
-  std::uint64_t block = 0, largest = 0;
+  std::uint64_t block = 0;
   for (const model::ModuleShape& module : model.modules()) {
-    const auto weights = static_cast<std::uint64_t>(module.out_features * module.in_features);
-    largest = std::max(largest, weights);
-    if (module.layer == 0) block += weights * sizeof(float);
+    if (module.layer == 0)
+      block += static_cast<std::uint64_t>(module.out_features * module.in_features) * sizeof(float);
   }
   const std::uint64_t replaced = replaces ? block : 0;
   const std::int64_t together = sequences_together(tokens);
   // The weight in the file's dtype, and the most that an option takes packed.
-  const std::uint64_t encoding = kProcessBytes + largest * sizeof(float) + factor_bytes(model) + replaced;
+  const std::uint64_t encoding = kProcessBytes + gram_encoding_bytes(model, 2 + 2) + replaced;
   return std::max(
       {gram_bytes(model, tokens, together), encoding, model::pass_bytes(model, tokens, together) + replaced});
 }
@@ -130,6 +129,17 @@ std::uint64_t gram_bytes(const model::Model& model, std::int64_t tokens, std::in
 
 std::uint64_t factor_bytes(const model::Model& model) {
   return 2 * sum_bytes(model);
+}
+
+std::uint64_t gram_encoding_bytes(const model::Model& model, std::uint64_t bytes_of_weight) {
+  std::uint64_t in_block = 0, outside = 0;
+  for (const model::ModuleShape& module : model.modules()) {
+    const auto in = static_cast<std::uint64_t>(module.in_features);
+    const std::uint64_t weights = in * static_cast<std::uint64_t>(module.out_features) * bytes_of_weight;
+    if (module.layer == 0) in_block = std::max(in_block, weights);
+    if (module.layer < 0) outside = std::max(outside, weights + 2 * in * in * sizeof(float));
+  }
+  return std::max(in_block + factor_bytes(model), outside);
 }
 
 Error describe_non_finite(const model::Model& model) {

@@ -70,6 +70,10 @@ Json model_to_json(const ModelFacts& model) {
             {"kv_heads", model.kv_heads},
             {"head_dim", model.head_dim}};
   if (model.max_positions > 0) json["max_positions"] = model.max_positions;
+  if (model.sliding_window > 0) {
+    json["sliding_window"] = model.sliding_window;
+    json["first_sliding_layer"] = model.first_sliding_layer;
+  }
   return json;
 }
 
@@ -83,6 +87,8 @@ Result<ModelFacts> model_from_json(const JsonReader& reader) {
   OPTIQ_TRY(model.kv_heads, reader.integer("kv_heads"));
   OPTIQ_TRY(model.head_dim, reader.integer("head_dim"));
   OPTIQ_TRY(model.max_positions, reader.integer_or("max_positions", 0));
+  OPTIQ_TRY(model.sliding_window, reader.integer_or("sliding_window", 0));
+  OPTIQ_TRY(model.first_sliding_layer, reader.integer_or("first_sliding_layer", 0));
   return model;
 }
 
@@ -115,6 +121,8 @@ Status check_model(const ModelFacts& model, const std::string& where) {
   OPTIQ_CHECK(check_range(model.layers, 1, kLargestCount, "layers", here));
   OPTIQ_CHECK(check_range(model.kv_heads, 1, kLargestCount, "kv_heads", here));
   OPTIQ_CHECK(check_range(model.max_positions, 0, kLargestMatrix, "max_positions", here));
+  OPTIQ_CHECK(check_range(model.sliding_window, 0, INT32_MAX, "sliding_window", here));
+  OPTIQ_CHECK(check_range(model.first_sliding_layer, 0, INT32_MAX, "first_sliding_layer", here));
   return check_range(model.head_dim, 1, kLargestCount, "head_dim", here);
 }
 

@@ -6,6 +6,7 @@
 #include "cache_options.h"
 #include "gram_sums.h"
 #include "optiq/base/threads.h"
+#include "share.h"
 #include "walk.h"
 
 namespace optiq::profile {
@@ -34,13 +35,15 @@ mx::array filled(std::int64_t begin, std::int64_t end, std::int64_t width,
 
 class MseStage {
  public:
+  /// `pieces`: this worker's.
   MseStage(const model::Model& model, const Options& options, const StageInputs& inputs, const Grams& grams,
-           Pieces pieces)
+           Pieces pieces, std::int64_t all_tokens)
       : model_(model),
         options_(options),
         inputs_(inputs),
         grams_(grams),
-        pieces_(static_cast<std::size_t>(pieces.count())) {}
+        pieces_(static_cast<std::size_t>(pieces.count())),
+        all_tokens_(all_tokens) {}
 
   Status price(const Subject& subject, StageRecord& record) const {
     const model::ModuleShape& shape = subject.shape;
@@ -48,7 +51,7 @@ class MseStage {
     const quant::MatrixView matrix{shape.out_features, shape.in_features, tensor.dtype, tensor.bytes};
     std::vector<float> importance;
     if (inputs_.has(shape.name)) {
-      importance = inputs_.energies(shape.name);
+      importance = inputs_.energies(shape.name, all_tokens_);
       if (!std::ranges::all_of(importance, [](float v) { return std::isfinite(v); }))
         return tl::unexpected(describe_non_finite(model_));
       record.importance[shape.name] = importance;
@@ -58,8 +61,7 @@ class MseStage {
     OPTIQ_TRY(const auto whole, energy(shape, [&](std::int64_t begin, std::int64_t end) {
                 return weight_rows(matrix, begin, end);
               }));
-    const std::size_t first = record.values.size();
-    record.values.resize(first + subject.formats.size() * pieces_);
+    std::vector<float> values(subject.formats.size() * pieces_);
     for (const std::size_t option : subject.by_group_size()) {
       OPTIQ_TRY(const auto encoded, quant::encode(options_.encoder, matrix, subject.formats[option],
                                                   tensor.dtype, known, shape.name));
@@ -67,9 +69,10 @@ class MseStage {
                   return change_rows(matrix, encoded, begin, end);
                 }));
       for (std::size_t i = 0; i < pieces_; ++i)
-        record.values[first + option * pieces_ + i] =
-            static_cast<float>(whole[i] > 0 ? error[i] / whole[i] : 0);
+        values[option * pieces_ + i] = static_cast<float>(whole[i] > 0 ? error[i] / whole[i] : 0);
     }
+    OPTIQ_TRY(values, side_by_side(values, subject.formats.size(), options_.workers));
+    record.values.insert(record.values.end(), values.begin(), values.end());
     tensor.file.release(tensor.bytes);
     return {};
   }
@@ -116,16 +119,19 @@ class MseStage {
   const StageInputs& inputs_;
   const Grams& grams_;
   std::size_t pieces_;
+  std::int64_t all_tokens_;
 };
 
 }  // namespace
 
 Result<Measured> measure_mse(const model::Model& model, const calibrate::TokenBatch& batch,
                              const std::vector<Subject>& subjects, const Options& options, Pieces pieces,
-                             Journal& journal, std::size_t records_before, const Progress& progress) {
+                             SharedJournal& journal, std::size_t records_before, const Progress& progress) {
   const bool needs_grams = options.encoder == quant::Encoder::gptq;
   const std::uint64_t least = mse_bytes(model, batch.tokens, options);
-  OPTIQ_TRY(Walk walk, Walk::begin({model, batch, options.compute, options.memory, least}));
+  OPTIQ_TRY(const Share share, share_of(batch, pieces.length, options.workers));
+  const Pieces own_pieces{share.batch.sequences, pieces.length};
+  OPTIQ_TRY(Walk walk, Walk::begin({model, share.batch, options.compute, options.memory, least}));
   Measured result = nothing_measured(static_cast<std::size_t>(pieces.count()), module_options(subjects));
   std::size_t next_record = records_before;
   for (std::int64_t stage = 0; stage <= model.config().layers; ++stage) {
@@ -139,7 +145,7 @@ Result<Measured> measure_mse(const model::Model& model, const calibrate::TokenBa
       if (!is_head) OPTIQ_CHECK(walk.advance(layer, nullptr, nullptr));
       continue;
     }
-    StageInputs inputs(pieces, batch.tokens, least + hidden_bytes(model, batch), options.memory);
+    StageInputs inputs(own_pieces, batch.tokens, least + hidden_bytes(model, share.batch), options.memory);
     GramSums sums(options.compute);
     const Watch watch{[&](const std::string& module, const mx::array& input) {
                         inputs.add(module, input);
@@ -150,11 +156,13 @@ Result<Measured> measure_mse(const model::Model& model, const calibrate::TokenBa
                         return sums.evaluate();
                       }};
     OPTIQ_CHECK(is_head ? walk.watch(layer, watch) : walk.advance(layer, &watch, nullptr));
-    const auto grams = std::move(sums).means(batch.sequences * batch.tokens);
+    OPTIQ_CHECK(inputs.share(options.workers));
+    OPTIQ_CHECK(sums.share(options.workers));
+    const auto grams = std::move(sums).means(share.all_tokens());
     if (!grams) return tl::unexpected(describe_non_finite(model));
     const model::StageWeights weights(model, layer, std::nullopt);
     StageRecord record;
-    const MseStage pricing(model, options, inputs, *grams, pieces);
+    const MseStage pricing(model, options, inputs, *grams, own_pieces, share.all_tokens());
     for (const std::size_t subject : own) OPTIQ_CHECK(pricing.price(subjects[subject], record));
     OPTIQ_CHECK(journal.append(to_bytes(record, subjects, own)));
     add_stage(record, subjects, own, result);

@@ -9,14 +9,15 @@ namespace {
 
 /// Encodes by what is known of each input channel.
 Status encode_by_importance(const model::Model& model, const std::vector<Subject>& subjects,
-                            quant::Encoder encoder, Prepared& prepared, const Progress& progress) {
+                            quant::Encoder encoder, const Workers& workers, Prepared& prepared,
+                            const Progress& progress) {
   for (std::size_t i = 0; i < subjects.size(); ++i) {
     report_progress(progress, "encoding every option", static_cast<double>(i),
                     static_cast<double>(subjects.size()));
     const auto found = prepared.importance.find(subjects[i].shape.name);
     quant::Inputs inputs;
     if (found != prepared.importance.end()) inputs.importance = found->second;
-    OPTIQ_CHECK(prepared.deltas.fill(i, model, encoder, inputs));
+    OPTIQ_CHECK(prepared.deltas.fill(i, model, encoder, inputs, workers));
   }
   return {};
 }
@@ -31,7 +32,7 @@ Status encode_by_grams(const model::Model& model, const calibrate::TokenBatch& b
       if (subjects[i].shape.layer != layer) continue;
       const auto found = grams.find(subjects[i].shape.name);
       const quant::Gram* gram = found == grams.end() ? nullptr : found->second.get();
-      OPTIQ_CHECK(prepared.deltas.fill(i, model, options.encoder, {.gram = gram}));
+      OPTIQ_CHECK(prepared.deltas.fill(i, model, options.encoder, {.gram = gram}, options.workers));
     }
     return Replacements{};
   };
@@ -52,7 +53,7 @@ Result<Prepared> prepare(const model::Model& model, const calibrate::TokenBatch&
   }
   OPTIQ_TRY(prepared.importance, measure_importance(model, batch, options.compute, options.memory, progress));
   if (!is_finite(prepared.importance)) return tl::unexpected(describe_non_finite(model));
-  OPTIQ_CHECK(encode_by_importance(model, subjects, options.encoder, prepared, progress));
+  OPTIQ_CHECK(encode_by_importance(model, subjects, options.encoder, options.workers, prepared, progress));
   return prepared;
 }
 

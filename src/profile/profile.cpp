@@ -9,8 +9,9 @@
 #include "fisher.h"
 #include "kl.h"
 #include "mse.h"
-#include "optiq/base/journal.h"
 #include "optiq/base/statistics.h"
+#include "optiq/io/content_identity.h"
+#include "optiq/workers/shared_journal.h"
 #include "prepare.h"
 #include "walk.h"
 
@@ -34,20 +35,33 @@ struct Job {
   const Options& options;
 };
 
-/// Everything that a finished piece depends on. Work is continued only where all of it is the same.
-std::string work_identity(const model::Model& model, const calibrate::Source& source,
-                          const Options& options) {
-  std::string text = fmt::format("optiq profile 4\n{} {} {} {} {}\n", estimator_name(options.estimator),
+/// How it is measured.
+std::string options_identity(const Options& options) {
+  std::string text = fmt::format("optiq profile 5\n{} {} {} {} {}\n", estimator_name(options.estimator),
                                  quant::encoder_name(options.encoder), options.label_draws,
                                  static_cast<int>(options.compute), kernels::cpu_isa());
   for (const quant::Format format : options.formats) text += quant::to_string(format) + " ";
-  if (options.caches) text += "kv";
+  return options.caches ? text + "kv" : text;
+}
+
+/// Everything that a finished piece depends on. Work is continued only where all of it is the same.
+std::string work_identity(const model::Model& model, const calibrate::Source& source,
+                          const Options& options) {
+  std::string text = options_identity(options);
   text += fmt::format("\n{} {} {}\n", source.sequences, source.tokens, source.seed);
   for (const calibrate::Part& part : source.parts) {
     text += part.name == "self" ? part.name : file_identity(part.name);
     if (source.parts.size() > 1) text += fmt::format(" {}\n", part.weight);
   }
   return text + "\n" + io::checkpoint_identity(model.checkpoint().folder());
+}
+
+Status check_workers(const model::Model& model, const Options& options) {
+  if (options.workers.is_alone()) return {};
+  OPTIQ_CHECK(options.workers.require_same(
+      options_identity(options), "profile: options and instruction set (OPTIQ_CPU_ISA forces one)"));
+  return options.workers.require_same(io::content_identity(model.checkpoint()),
+                                      "profile: checkpoint " + model.checkpoint().folder().string());
 }
 
 template <class T>
@@ -57,42 +71,59 @@ std::vector<T> from_bytes(std::span<const std::byte> bytes) {
   return values;
 }
 
-/// The calibration tokens: the journal's first record, or read now and recorded.
-Result<calibrate::TokenBatch> calibration_tokens(Journal& journal, const model::Model& model,
-                                                 const io::Tokenizer& tokenizer,
-                                                 const calibrate::Source& source, const Progress& progress) {
-  if (!journal.records().empty()) {
-    calibrate::TokenBatch batch{0, 0, from_bytes<std::int32_t>(journal.records()[0])};
-    batch.tokens = batch.ids.back();
-    batch.ids.pop_back();
-    batch.sequences = static_cast<std::int64_t>(batch.ids.size()) / batch.tokens;
-    return batch;
-  }
-  auto loaded = calibrate::load(source, model, tokenizer, progress);
-  if (!loaded) {
-    OPTIQ_CHECK(journal.remove());
-    return loaded;
-  }
-  calibrate::TokenBatch batch = std::move(*loaded);
-  std::vector<std::int32_t> record = batch.ids;
-  record.push_back(static_cast<std::int32_t>(batch.tokens));
-  OPTIQ_CHECK(journal.append(std::as_bytes(std::span(record))));
+/// The record that token_record() made.
+calibrate::TokenBatch tokens_of(std::span<const std::byte> record) {
+  calibrate::TokenBatch batch{0, 0, from_bytes<std::int32_t>(record)};
+  batch.tokens = batch.ids.back();
+  batch.ids.pop_back();
+  batch.sequences = static_cast<std::int64_t>(batch.ids.size()) / batch.tokens;
   return batch;
 }
 
+Result<std::vector<std::int32_t>> token_record(const Job& job, const io::Tokenizer& tokenizer,
+                                               const Progress& progress) {
+  OPTIQ_TRY(const calibrate::TokenBatch batch, calibrate::load(job.source, job.model, tokenizer, progress));
+  std::vector<std::int32_t> record = batch.ids;
+  record.push_back(static_cast<std::int32_t>(batch.tokens));
+  return record;
+}
+
+/// The calibration tokens: the journal's first record, or read now by the first worker and recorded.
+Result<calibrate::TokenBatch> calibration_tokens(SharedJournal& journal, const Job& job,
+                                                 const io::Tokenizer& tokenizer, const Progress& progress) {
+  if (!journal.records().empty()) return tokens_of(journal.records()[0]);
+  const Workers& workers = job.options.workers;
+  std::vector<std::int32_t> read;
+  if (workers.is_first()) {
+    OPTIQ_TRY(read, token_record(job, tokenizer, progress));
+  }
+  OPTIQ_TRY(const Bytes record, workers.from_first(std::as_bytes(std::span(read))));
+  OPTIQ_CHECK(journal.append(record));
+  return tokens_of(record);
+}
+
 /// The samples of `kl` of all sequences: those of the journal, then the missing ones, each recorded when it
-/// is done.
-Result<std::vector<Sample>> collect_samples(const Workbench& bench, Journal& journal,
+/// is done. Workers take one each at a time.
+Result<std::vector<Sample>> collect_samples(const Workbench& bench, SharedJournal& journal,
                                             const Progress& progress) {
   std::vector<Sample> samples;
   for (std::size_t i = 1; i < journal.records().size(); ++i)
     samples.push_back(from_bytes<float>(journal.records()[i]));
+  const Workers& workers = bench.options.workers;
   const std::int64_t sequences = bench.batch.sequences;
-  for (auto i = static_cast<std::int64_t>(samples.size()); i < sequences; ++i) {
-    report_progress(progress, "profiling (kl)", static_cast<double>(i), static_cast<double>(sequences));
-    OPTIQ_TRY(Sample sample, kl_sample(bench, i));
-    OPTIQ_CHECK(journal.append(std::as_bytes(std::span(sample))));
-    samples.push_back(std::move(sample));
+  while (static_cast<std::int64_t>(samples.size()) < sequences) {
+    const auto done = static_cast<std::int64_t>(samples.size());
+    report_progress(progress, "profiling (kl)", static_cast<double>(done), static_cast<double>(sequences));
+    Sample own;
+    if (done + workers.rank() < sequences) {
+      OPTIQ_TRY(own, kl_sample(bench, done + workers.rank()));
+    }
+    OPTIQ_TRY(const auto all, workers.exchange(std::as_bytes(std::span(own))));
+    for (const Bytes& sample : all) {
+      if (sample.empty()) continue;
+      OPTIQ_CHECK(journal.append(sample));
+      samples.push_back(from_bytes<float>(sample));
+    }
   }
   return samples;
 }
@@ -125,6 +156,8 @@ ModelFacts facts_of(const model::Model& model) {
   facts.kv_heads = config.kv_heads;
   facts.head_dim = config.head_dim;
   facts.max_positions = config.max_positions;
+  facts.sliding_window = config.sliding_window;
+  facts.first_sliding_layer = config.first_sliding_layer;
   return facts;
 }
 
@@ -266,7 +299,7 @@ Status check_profilable(const model::Model& model, std::int64_t tokens, const Op
 }
 
 /// By the estimator: samples of every option, and the modules' importance.
-Result<Measured> measure(const Job& job, const calibrate::TokenBatch& batch, Journal& journal,
+Result<Measured> measure(const Job& job, const calibrate::TokenBatch& batch, SharedJournal& journal,
                          const Progress& progress) {
   if (job.options.estimator == Estimator::fisher)
     return measure_fisher(job.model, batch, job.subjects, job.options, journal, 1, progress);
@@ -279,11 +312,12 @@ Result<Measured> measure(const Job& job, const calibrate::TokenBatch& batch, Jou
   return Measured{std::move(samples), std::move(prepared.importance), {}};
 }
 
-Result<Sensitivity> profile_with(Journal& journal, const Job& job, const io::Tokenizer& tokenizer,
+Result<Sensitivity> profile_with(SharedJournal& journal, const Job& job, const io::Tokenizer& tokenizer,
                                  const fs::path& output, const Progress& progress) {
-  OPTIQ_TRY(const auto batch, calibration_tokens(journal, job.model, tokenizer, job.source, progress));
+  OPTIQ_TRY(const auto batch, calibration_tokens(journal, job, tokenizer, progress));
   OPTIQ_TRY(const Measured measured, measure(job, batch, journal, progress));
   const Sensitivity result = summarise(job, batch, measured.samples);
+  if (!job.options.workers.is_first()) return result;
   OPTIQ_CHECK(write_importance(importance_path(output), measured.importance, batch, measured.weights));
   OPTIQ_CHECK(write_sensitivity(output, result));
   return result;
@@ -346,12 +380,21 @@ Result<Sensitivity> profile(const model::Model& model, const io::Tokenizer& toke
   const std::vector<Subject> subjects = subjects_of(model, options.formats);
   OPTIQ_CHECK(check_subjects(subjects));
   OPTIQ_CHECK(check_limits(model, source, options));
+  OPTIQ_CHECK(check_workers(model, options));
   fs::path journal_path = output;
   journal_path += ".journal";
-  OPTIQ_TRY(Journal journal, Journal::open(journal_path, work_identity(model, source, options)));
+  OPTIQ_TRY(SharedJournal journal,
+            SharedJournal::open(journal_path, work_identity(model, source, options), options.workers));
   auto result = profile_with(journal, {model, subjects, source, options}, tokenizer, output, progress);
   // A failure keeps the journal where it holds more than the calibration tokens: samples to go on from.
-  if (result || journal.size() <= 1) OPTIQ_CHECK(journal.remove());
+  if (result || journal.size() <= 1) {
+    OPTIQ_CHECK(journal.remove());
+  } else if (!options.workers.is_alone()) {
+    result.error().message += fmt::format(
+        "; {} keeps what was measured: the same call goes on from there, with any "
+        "number of workers",
+        journal_path.string());
+  }
   return result;
 }
 

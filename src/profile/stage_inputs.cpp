@@ -87,11 +87,16 @@ Status StageInputs::keep(Store& store, const mx::array& input) {
   return store.arrays.put(static_cast<std::size_t>(sequence_ / pieces_.length), whole);
 }
 
-std::vector<float> StageInputs::energies(const std::string& module) const {
+Status StageInputs::share(const Workers& workers) {
+  for (auto& [module, store] : stores_) OPTIQ_CHECK(workers.sum(store.energy));
+  return {};
+}
+
+std::vector<float> StageInputs::energies(const std::string& module, std::int64_t tokens) const {
   const Store& store = stores_.at(owner_of_.at(module));
   std::vector<float> means;
-  const auto tokens = static_cast<double>(pieces_.sequences * tokens_);
-  for (const double energy : store.energy) means.push_back(static_cast<float>(energy / tokens));
+  for (const double energy : store.energy)
+    means.push_back(static_cast<float>(energy / static_cast<double>(tokens)));
   return means;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "optiq/model/stream.h"
+#include "optiq/workers/workers.h"
 
 namespace optiq::profile {
 
@@ -31,8 +32,10 @@ class StageInputs {
 
   /// Whether the module has inputs: an embedding that is only looked up has none.
   [[nodiscard]] bool has(const std::string& module) const { return owner_of_.contains(module); }
-  /// Mean square of each channel.
-  [[nodiscard]] std::vector<float> energies(const std::string& module) const;
+  /// Σ x² of each channel: adds what other workers summed.
+  Status share(const Workers& workers);
+  /// Mean square of each channel over `tokens` tokens.
+  [[nodiscard]] std::vector<float> energies(const std::string& module, std::int64_t tokens) const;
   /// Adds ‖matrix·x‖² over the inputs x of each piece to `sums` [pieces]. matrix [rows, in] of a float dtype.
   Status add_output_energy(const std::string& module, const model::mx::array& matrix,
                            kernels::Compute compute, std::vector<double>& sums) const;

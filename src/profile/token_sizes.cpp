@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "optiq/base/half.h"
+#include "share.h"
 
 namespace optiq::profile {
 
@@ -14,6 +15,13 @@ Status TokenSizes::add(const std::string& module, const std::string& owner, cons
   std::vector<float>& all = sizes_[module];
   all.insert(all.end(), sizes.data<float>(), sizes.data<float>() + sizes.size());
   owner_of_[module] = owner;
+  return {};
+}
+
+Status TokenSizes::share(const Workers& workers) {
+  for (auto& [module, sizes] : sizes_) {
+    OPTIQ_TRY(sizes, side_by_side(sizes, 1, workers));
+  }
   return {};
 }
 

@@ -3,6 +3,7 @@
 
 #include "optiq/model/model.h"
 #include "optiq/profile/token_weights.h"
+#include "optiq/workers/workers.h"
 
 namespace optiq::profile {
 
@@ -11,6 +12,9 @@ class TokenSizes {
   /// The gradient at a module's output, f32 [.., out], for the tokens that come next. `owner`: the first
   /// module of the stage that reads the same input.
   Status add(const std::string& module, const std::string& owner, const model::mx::array& gradient);
+
+  /// Puts those of other workers' tokens in front and behind, by rank; of the same modules.
+  Status share(const Workers& workers);
 
   [[nodiscard]] TokenWeights weights() const;
 

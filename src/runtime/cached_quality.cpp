@@ -75,21 +75,23 @@ Result<evaluate::Quality> evaluate_cached(const model::Model& model, const model
         *reference,
         engine::Options{kernels::Compute::f32, kernels::cpu::CacheStorage::f32, {}, engine.huge_pages});
   }
-  std::vector<double> kl, window_agreement;
-  for (std::int64_t i = 0; i < quality.windows; ++i) {
-    report_progress(progress, "evaluating", static_cast<double>(i), static_cast<double>(quality.windows));
+  evaluate::WindowScores measured;
+  const WorkRange own = options.workers.share(quality.windows);
+  for (std::int64_t i = own.begin; i < own.end; ++i) {
+    report_progress(progress, "evaluating", static_cast<double>(i - own.begin),
+                    static_cast<double>(own.count()));
     OPTIQ_TRY(const Scores scores, score_window(decoder, exact,
                                                 tokens.subspan(static_cast<std::size_t>(i * quality.context),
                                                                static_cast<std::size_t>(quality.context))));
     const auto positions = static_cast<double>(quality.context - 1);
-    quality.window_nll.push_back(-scores.log_likelihood / positions);
+    measured.nll.push_back(-scores.log_likelihood / positions);
     if (reference == nullptr) continue;
-    quality.window_kl.push_back(mean_with_error(scores.kl).mean);
-    window_agreement.push_back(scores.agreements / positions);
-    kl.insert(kl.end(), scores.kl.begin(), scores.kl.end());
+    measured.kl.push_back(mean_with_error(scores.kl).mean);
+    measured.agreement.push_back(scores.agreements / positions);
+    measured.positions.insert(measured.positions.end(), scores.kl.begin(), scores.kl.end());
   }
-  evaluate::set_perplexity(quality);
-  if (reference != nullptr) evaluate::set_distance(quality, std::move(kl), window_agreement);
+  OPTIQ_CHECK(measured.share(options.workers));
+  evaluate::set_scores(quality, std::move(measured));
   return quality;
 }
 

@@ -16,6 +16,9 @@ namespace fs = std::filesystem;
 
 /// A correction beyond this says more of noise than of a width.
 constexpr double kMostCorrection = 8;
+/// Predictions are within half and twice of what is measured, so that a guard that is predicted to diverge so
+/// many times as much as the best plan was measured to is not worth its encoding.
+constexpr double kHopeless = 3;
 
 bool same_formats(const plan::Plan& a, const plan::Plan& b) {
   return std::ranges::equal(a.modules, b.modules, {}, &plan::PlannedModule::format,
@@ -224,7 +227,10 @@ Result<RefineResult> refine_with(WorkLog& log, const RefineJob& job, const Refin
     plan = next;
     OPTIQ_TRY(is_better, refinement.try_plan(fmt::format("plan {}", round + 1), std::move(next)));
   }
-  for (const plan::Guard& guard : job.guards) OPTIQ_CHECK(refinement.try_plan(guard.name, guard.plan));
+  for (const plan::Guard& guard : job.guards) {
+    const bool is_hopeless = guard.plan.predicted_kl > kHopeless * result.candidates[result.best].divergence;
+    if (!is_hopeless) OPTIQ_CHECK(refinement.try_plan(guard.name, guard.plan));
+  }
   OPTIQ_CHECK(refinement.finish());
   return std::move(result);
 }

@@ -49,6 +49,13 @@ TEST(Fits, LeaveWhatCacheAndScratchDoNotTake) {
   // caches, and in one while a pass is stored 640.
   EXPECT_EQ(all[3].memory.cache_bytes, 3u * 2 * (256 * 2 * 128 * 9 / 16 + 128 * 2 * 128 * 2));
   EXPECT_EQ(all[3].memory.scratch_bytes, scratch + 640 * 2 * 128 * 2);
+  // From the second block on 6 pages, which a window of 300, a pass of 512 and 256 tokens behind them touch.
+  MemoryShape sliding = shape;
+  sliding.sliding_window = 300;
+  sliding.first_sliding_layer = 1;
+  const auto windows = fits(sliding, 1, device, {{257, 2, f16}, {1 << 20, 1, f16}}).value();
+  EXPECT_EQ(windows[0].memory.cache_bytes, all[0].memory.cache_bytes);
+  EXPECT_EQ(windows[1].memory.cache_bytes, (4096u + 2 * 6) * 256 * 2 * 128 * 2);
   EXPECT_EQ(fits(shape, 1, device, {{0, 1, f16}}).error().code, ErrorCode::usage);
   EXPECT_EQ(fits(shape, 1, device, {{INT64_MAX, 1, f16}}).error().code, ErrorCode::usage);
   EXPECT_EQ(fits(shape, 1, device, {{1, INT64_MAX, f16}}).error().code, ErrorCode::usage);

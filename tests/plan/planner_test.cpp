@@ -327,9 +327,9 @@ class CacheBruteForce {
     for (const auto& [key_bits, key_cost] : parts(0)) {
       for (const auto& [value_bits, value_cost] : parts(1)) {
         const auto storage = [](int bits) { return *kernels::cpu::storage_of_bits(bits); };
-        pairs.emplace_back(
-            block_cache_bytes(memory_shape(all_), need_, {storage(key_bits), storage(value_bits)}),
-            key_cost + value_cost);
+        pairs.emplace_back(block_cache_bytes(memory_shape(all_), need_, static_cast<std::int64_t>(block),
+                                             {storage(key_bits), storage(value_bits)}),
+                           key_cost + value_cost);
       }
     }
     return pairs;
@@ -344,25 +344,37 @@ TEST(PlannedCaches, AreTheBestOfEveryCombination) {
   Random random(test::seed());
   for (int round = 0; round < 6; ++round) {
     Sensitivity all = test::random_sensitivity(random, 2, Estimator::mse, {2, 5}, {64});
+    if (round % 2 == 1) {  // only a part of what the second block's cache would be without a window
+      all.model.sliding_window = 5;
+      all.model.first_sliding_layer = 1;
+    }
     test::add_random_caches(random, all, {3, 5, 8});
     for (auto& cache : all.caches)
       for (auto& option : cache.options) option.cost *= 3;
-    const MemoryNeed need{.context_tokens = 300, .sequences = 2, .plans_keys = true, .plans_values = true};
+    const MemoryNeed need{.context_tokens = round % 2 == 1 ? 1500 : 300,
+                          .sequences = 2,
+                          .plans_keys = true,
+                          .plans_values = true};
     const CacheBruteForce brute(all, need);
     const std::uint64_t scratch = memory_use(memory_shape(all), need)->scratch_bytes;
-    const std::uint64_t bytes = scratch + 700'000 + random.below(900'000);
+    const std::uint64_t unit = round % 2 == 1 ? 2'200'000 : 800'000;
+    const std::uint64_t bytes = scratch + unit * 7 / 8 + random.below(unit * 9 / 8);
     const auto budget = memory_budget(all, bytes, need);
     ASSERT_TRUE(budget) << budget.error().message;
     const Plan plan = make_plan(all, *budget).value();
     ASSERT_TRUE(plan.cache && plan.memory);
     EXPECT_LE(plan.memory->total(), bytes);
     std::uint64_t cache_bytes = 0;
-    for (const auto& format : plan.cache->blocks)
-      cache_bytes += block_cache_bytes(memory_shape(all), need, format);
+    for (std::size_t i = 0; i < plan.cache->blocks.size(); ++i)
+      cache_bytes +=
+          block_cache_bytes(memory_shape(all), need, static_cast<std::int64_t>(i), plan.cache->blocks[i]);
     EXPECT_EQ(plan.memory->cache_bytes, cache_bytes);
     EXPECT_EQ(plan.memory->weight_bytes, plan.bytes);
     EXPECT_EQ(plan.memory->scratch_bytes, scratch);
     EXPECT_NEAR(plan.predicted_kl, total_cost(plan), 1e-12);
+    const auto read = plan_from_json(plan_to_json(plan), "plan");  // which counts the cache again
+    ASSERT_TRUE(read) << read.error().message;
+    EXPECT_EQ(read->model.sliding_window, all.model.sliding_window);
     // Up to the header bytes that depend on the assignment.
     EXPECT_GE(total_cost(plan), brute.least(bytes - scratch) * (1 - 1e-9));
     EXPECT_LE(total_cost(plan), brute.least(bytes - scratch - 64) * (1 + 1e-9));

@@ -38,12 +38,12 @@ struct TinyBench {
   /// Every sample of `fisher`, sequences in order, each with its draws; encoded by rtn unless `encoder` says
   /// otherwise.
   [[nodiscard]] Measured fisher(quant::Encoder encoder = quant::Encoder::rtn) const {
-    Journal journal = Journal::begin(folder.path() / "fisher.journal", "this work").value();
+    SharedJournal journal(Journal::begin(folder.path() / "fisher.journal", "this work").value());
     const Measured measured = fisher(encoder, journal);
     EXPECT_TRUE(journal.remove());
     return measured;
   }
-  [[nodiscard]] Measured fisher(quant::Encoder encoder, Journal& journal) const {
+  [[nodiscard]] Measured fisher(quant::Encoder encoder, SharedJournal& journal) const {
     Options wanted = options;
     wanted.encoder = encoder;
     auto measured = measure_fisher(model, batch, subjects, wanted, journal, 0, nullptr);

@@ -207,14 +207,14 @@ TEST(CacheOptionsResumed, SamplesAreTheSame) {
   Random random(test::seed());
   const TinyBench tiny("qwen3", random, 2, kTokens, with_caches(Estimator::fisher, 3));
   const std::filesystem::path path = tiny.folder.path() / "cut.journal";
-  Journal journal = Journal::begin(path, "this work").value();
+  SharedJournal journal(Journal::begin(path, "this work").value());
   const auto samples = tiny.fisher(quant::Encoder::rtn, journal).samples;
   const Journal whole = Journal::open(path, "this work").value();
   ASSERT_EQ(static_cast<std::int64_t>(whole.records().size()), tiny.model.config().layers + 2);
   for (std::size_t kept = 0; kept <= whole.records().size(); ++kept) {
     Journal part = Journal::begin(path, "this work").value();
     for (std::size_t i = 0; i < kept; ++i) ASSERT_TRUE(part.append(whole.records()[i]));
-    Journal resumed = Journal::open(path, "this work").value();
+    SharedJournal resumed(Journal::open(path, "this work").value());
     EXPECT_EQ(tiny.fisher(quant::Encoder::rtn, resumed).samples, samples) << kept;
   }
 }

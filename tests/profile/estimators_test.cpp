@@ -225,7 +225,7 @@ TEST_P(Estimators, FisherSamplesDoNotDependOnOtherSequences) {
 TEST_P(Estimators, FisherGoesOnBehindTheJournalsStages) {
   TinyBench tiny(GetParam(), random_, 3, 10, with_draws(3));
   const fs::path path = tiny.folder.path() / "journal";
-  Journal whole = Journal::begin(path, "this work").value();
+  SharedJournal whole(Journal::begin(path, "this work").value());
   const Measured expected = tiny.fisher(quant::Encoder::gptq, whole);
   EXPECT_EQ(expected.importance.size(), tiny.subjects.size() - (tiny.model.config().tied_embeddings ? 0 : 1));
   const Journal read = Journal::open(path, "this work").value();
@@ -233,7 +233,7 @@ TEST_P(Estimators, FisherGoesOnBehindTheJournalsStages) {
   for (std::size_t kept = 0; kept <= read.records().size(); ++kept) {
     Journal part = Journal::begin(path, "this work").value();
     for (std::size_t i = 0; i < kept; ++i) ASSERT_TRUE(part.append(read.records()[i]));
-    Journal resumed = Journal::open(path, "this work").value();
+    SharedJournal resumed(Journal::open(path, "this work").value());
     const Measured again = tiny.fisher(quant::Encoder::gptq, resumed);
     EXPECT_EQ(again.samples, expected.samples) << kept;
     EXPECT_EQ(again.importance, expected.importance) << kept;
@@ -253,7 +253,7 @@ TEST_P(Estimators, MseIsTheRelativeOutputError) {
       SCOPED_TRACE(on_disk);
       tiny.options.memory = {};
       if (on_disk) tiny.options.memory = {mse_bytes(tiny.model, tokens, tiny.options), tiny.folder.path()};
-      Journal journal = Journal::begin(tiny.folder.path() / "journal", "this work").value();
+      SharedJournal journal(Journal::begin(tiny.folder.path() / "journal", "this work").value());
       const auto measured =
           measure_mse(tiny.model, tiny.batch, tiny.subjects, tiny.options, pieces, journal, 0, nullptr);
       ASSERT_TRUE(measured) << measured.error().message;
@@ -272,18 +272,18 @@ TEST_P(Estimators, MseGoesOnBehindTheJournalsStages) {
   TinyBench tiny(GetParam(), random_, 3, 10);
   tiny.options.encoder = quant::Encoder::gptq;
   const fs::path path = tiny.folder.path() / "journal";
-  const auto measure = [&](Journal& journal) {
+  const auto measure = [&](SharedJournal& journal) {
     return measure_mse(tiny.model, tiny.batch, tiny.subjects, tiny.options, {3, 1}, journal, 0, nullptr)
         .value();
   };
-  Journal whole = Journal::begin(path, "this work").value();
+  SharedJournal whole(Journal::begin(path, "this work").value());
   const Measured expected = measure(whole);
   const Journal read = Journal::open(path, "this work").value();
   ASSERT_EQ(static_cast<std::int64_t>(read.records().size()), tiny.model.config().layers + 1);
   for (std::size_t kept = 0; kept <= read.records().size(); ++kept) {
     Journal part = Journal::begin(path, "this work").value();
     for (std::size_t i = 0; i < kept; ++i) ASSERT_TRUE(part.append(read.records()[i]));
-    Journal resumed = Journal::open(path, "this work").value();
+    SharedJournal resumed(Journal::open(path, "this work").value());
     const Measured again = measure(resumed);
     EXPECT_EQ(again.samples, expected.samples) << kept;
     EXPECT_EQ(again.importance, expected.importance) << kept;

@@ -88,6 +88,17 @@ TEST_F(ProfileTest, WritesBothFilesAndRemovesTheJournal) {
   }
 }
 
+/// Plans count by it what the cache takes.
+TEST_F(ProfileTest, RecordsTheSlidingWindow) {
+  test::open_model(
+      test::resized(test::ModelFolder::golden("qwen2-window"), random_, test::kTinyVocabulary, 64),
+      folder_.path() / "model");
+  ASSERT_TRUE(run(folder_.path(), options_of(Estimator::mse)));
+  const ModelFacts facts = read_sensitivity(folder_.path() / "out.json").value().model;
+  EXPECT_EQ(facts.sliding_window, 5);
+  EXPECT_EQ(facts.first_sliding_layer, 1);
+}
+
 TEST_F(ProfileTest, WeighsTokensForGptqAlone) {
   const auto weights_by = [&](quant::Encoder encoder) {
     Options options = options_of(Estimator::fisher);

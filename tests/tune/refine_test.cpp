@@ -88,6 +88,21 @@ TEST_F(Refine, IsNeverWorseThanAGuard) {
   expect_best_in_out(*result);
 }
 
+TEST_F(Refine, CarriesNoHopelessGuardOut) {
+  const auto costs = sensitivity([&](std::size_t, int bits) { return random_.uniform() * std::exp2(-bits); });
+  const auto alone = run(costs, {}, 0);
+  ASSERT_TRUE(alone) << alone.error().message;
+  const double measured = alone->candidates[0].divergence;
+  plan::Guard near{"near", test::plan_of(reference_, {4, 32}, quant::Encoder::range)}, far = near;
+  near.plan.predicted_kl = 2.9 * measured;
+  far.name = "far";
+  far.plan.predicted_kl = 3.1 * measured;
+  const auto result = run(costs, {far, near}, 0);
+  ASSERT_TRUE(result) << result.error().message;
+  ASSERT_EQ(result->candidates.size(), 2u);
+  EXPECT_EQ(result->candidates[1].name, "near");
+}
+
 /// Mean KL of the reference with the modules of one width as `folder` has them, other tokens taken as one.
 double divergence_of_width(const model::Model& reference, const fs::path& folder, int bits,
                            const calibrate::TokenBatch& batch) {

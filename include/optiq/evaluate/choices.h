@@ -10,6 +10,7 @@
 #include "optiq/evaluate/task.h"
 #include "optiq/io/tokenizer.h"
 #include "optiq/model/model.h"
+#include "optiq/workers/workers.h"
 
 namespace optiq::evaluate {
 
@@ -18,6 +19,8 @@ struct ChoiceOptions {
   /// Where finished batches are kept, so that the same call goes on after a kill; empty: nowhere. A journal
   /// of other work is begun anew. It stays when all is done.
   std::filesystem::path journal;
+  Workers workers =
+      {};  ///< who share the questions; every one of them makes the same call, and gets the same
 };
 
 /// log p(choice | context) of each choice, in nats, and the likeliest one; `normalised`: a character.

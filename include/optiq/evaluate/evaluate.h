@@ -9,6 +9,7 @@
 #include "optiq/base/progress.h"
 #include "optiq/base/statistics.h"
 #include "optiq/model/model.h"
+#include "optiq/workers/workers.h"
 
 namespace optiq::evaluate {
 
@@ -20,6 +21,7 @@ struct Options {
   /// Of this process; both models should then be opened to be streamed. All windows then go through a block
   /// together, and hidden states that do not fit go to memory.scratch.
   MemoryLimit memory = {};
+  Workers workers = {};  ///< who share the windows; every one of them makes the same call, and gets the same
 };
 
 /// The least memory of evaluate_text.
@@ -61,9 +63,18 @@ Result<Quality> evaluate_text(const model::Model& model, const model::Model* ref
 /// evaluate_text has.
 Result<Quality> cut_into_windows(const model::Model& model, const model::Model* reference,
                                  std::span<const std::int32_t> tokens, const Options& options);
-/// The perplexity and its error from window_nll.
-void set_perplexity(Quality& quality);
-/// The distance from window_kl, each position's KL and each window's share of agreement; not empty.
-void set_distance(Quality& quality, std::vector<double> kl, const std::vector<double>& window_agreement);
+
+/// What was measured of windows, in order.
+struct WindowScores {
+  std::vector<double> nll;        ///< mean −log p of each
+  std::vector<double> kl;         ///< with a reference: mean of each
+  std::vector<double> agreement;  ///< with a reference: share of each
+  std::vector<double> positions;  ///< with a reference: KL of every position
+
+  /// All workers' windows, by rank, from each one's own.
+  Status share(const Workers& workers);
+};
+/// Sets perplexity and distance, with their errors, from the scores of all windows.
+void set_scores(Quality& quality, WindowScores scores);
 
 }  // namespace optiq::evaluate

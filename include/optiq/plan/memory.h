@@ -31,13 +31,18 @@ struct MemoryShape {
   std::int64_t layers = 0, kv_heads = 0, head_dim = 0;
   std::int64_t widest = 0;  ///< most inputs and outputs of a matrix of a block
   std::int64_t logits = 0;  ///< outputs of the head
+  /// Blocks from first_sliding_layer on attend to so many last tokens; 0: to all.
+  std::int64_t sliding_window = 0, first_sliding_layer = 0;
 };
+/// All but what matrices say.
+MemoryShape memory_shape(const profile::ModelFacts& facts);
 MemoryShape memory_shape(const profile::Sensitivity& sensitivity);
 MemoryShape memory_shape(const model::Model& model);
 
-/// What one block's cache of all sequences takes, as the engine allocates it
-/// (kernels::cpu::CacheShape::bytes; sliding windows are not regarded).
-std::uint64_t block_cache_bytes(const MemoryShape& shape, const MemoryNeed& need,
+/// The most that one block's cache of all sequences takes, as the engine allocates it
+/// (kernels::cpu::CacheShape::most_bytes in passes of 512 tokens: a block with a sliding window keeps what
+/// its window, a pass and a page behind it touch).
+std::uint64_t block_cache_bytes(const MemoryShape& shape, const MemoryNeed& need, std::int64_t layer,
                                 kernels::cpu::CacheFormat format);
 
 /// All but the weights. cache_bytes: block_cache_bytes of every block at need.cache; 0 where the planner is

@@ -50,6 +50,9 @@ std::uint64_t gram_walk_bytes(const model::Model& model, std::int64_t tokens, bo
 /// what their factors take while its modules are encoded.
 std::uint64_t gram_bytes(const model::Model& model, std::int64_t tokens, std::int64_t together);
 std::uint64_t factor_bytes(const model::Model& model);
+/// The most of any stage while its largest module is encoded: so many bytes for each of its weights, the
+/// stage's Grams and what their factors take.
+std::uint64_t gram_encoding_bytes(const model::Model& model, std::uint64_t bytes_of_weight);
 
 /// Why activations are not finite: bad_input naming the first weight that is not, or else the model's folder.
 Error describe_non_finite(const model::Model& model);

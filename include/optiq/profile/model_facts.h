@@ -23,6 +23,9 @@ struct ModelFacts {
   std::int64_t kv_heads = 0;
   std::int64_t head_dim = 0;
   std::int64_t max_positions = 0;  ///< 0: unknown
+  /// model::ModelConfig's: blocks from first_sliding_layer on attend to so many last tokens. 0: none, or not
+  /// known (as in files of before they were recorded).
+  std::int64_t sliding_window = 0, first_sliding_layer = 0;
 };
 
 inline constexpr std::int64_t kFileVersion = 1;

@@ -7,6 +7,7 @@
 
 #include "optiq/profile/importance.h"
 #include "optiq/profile/sensitivity.h"
+#include "optiq/workers/workers.h"
 
 namespace optiq::profile {
 
@@ -18,6 +19,7 @@ struct Options {
   kernels::Compute compute = kernels::Compute::bf16;
   bool caches = false;      ///< fisher, kl: price keys and values of the KV cache at kCacheBits, too
   MemoryLimit memory = {};  ///< of this process; the model should then be opened to be streamed
+  Workers workers = {};     ///< who share the sequences; every one of them makes the same call
 };
 
 /// Every bits × group that MLX stores.
@@ -28,7 +30,10 @@ std::vector<quant::Format> all_formats();
 /// where it was; another call begins anew. Memory: memory_needed, and what does not fit beside it goes to an
 /// unnamed scratch file. Errors: bad_input for a quantized or damaged checkpoint, out_of_resources for a full
 /// disk, impossible_budget for a limit of memory that is too low, usage for work that a limit rules out
-/// (`kl`, text that the model samples itself) and for `caches` with `mse`, whose costs are no KL.
+/// (`kl`, text that the model samples itself) and for `caches` with `mse`, whose costs are no KL. With
+/// several workers the first one alone reads the text, and writes; all return the same. Scores are those of
+/// one worker, but for the last bit of sums. usage where workers have other options or another checkpoint, or
+/// there are more of them than groups of sequences.
 Result<Sensitivity> profile(const model::Model& model, const io::Tokenizer& tokenizer,
                             const calibrate::Source& source, const Options& options,
                             const std::filesystem::path& output, const Progress& progress);

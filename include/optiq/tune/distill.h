@@ -17,7 +17,7 @@ namespace optiq::tune {
 struct DistillOptions {
   std::int64_t epochs = 2;
   std::int64_t batch_sequences = 2;  ///< of one step
-  double learning_rate = 1.5e-4;       ///< of a pair, relative to its scale; falls to zero along a cosine
+  double learning_rate = 1.5e-4;     ///< of a pair, relative to its scale; falls to zero along a cosine
   std::int64_t kept_tokens = 128;    ///< of each position of the reference; the others count as one
   std::int64_t held_out_sequences =
       8;                     ///< of the calibration set, never trained on: they decide when to stop

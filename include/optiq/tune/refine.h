@@ -49,9 +49,10 @@ struct RefineJob {
 
 /// Plans within the budget, encodes into `out` and measures on the held-out tokens. Then, while the last plan
 /// was the best yet and `rounds` are left: measures the modules of each width alone, corrects
-/// (correct_widths) and does it again. Each guard is carried out and measured too. What lies in `out` at the
-/// end is the best of all; it is there as soon as the first plan is encoded. After a kill the same call
-/// encodes and measures no plan again, but may have to encode the best one. Errors: those of make_plan and
+/// (correct_widths) and does it again. Each guard is carried out and measured too, but for those predicted to
+/// diverge more than three times as much as the best plan was measured to. What lies in `out` at the end is
+/// the best of all; it is there as soon as the first plan is encoded. After a kill the same call encodes and
+/// measures no plan again, but may have to encode the best one. Errors: those of make_plan and
 /// encode_checkpoint; bad_input for held-out tokens outside the vocabulary.
 Result<RefineResult> refine(const RefineJob& job, const RefineOptions& options, const Progress& progress);
 
