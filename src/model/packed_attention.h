@@ -5,7 +5,7 @@
 
 namespace optiq::model {
 
-inline constexpr std::int64_t kTileScores = std::int64_t{1} << 24;
+inline constexpr std::int64_t kTileScores = std::int64_t{1} << 23;
 
 /// softmax(scale·q·kᵀ)·v of the newest tokens in the cache over all before them and themselves (causal; a
 /// `window` above 0: over so many last tokens, itself included). q [batch, heads, T, head_dim] → the same, in

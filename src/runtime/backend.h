@@ -34,7 +34,7 @@ class Backend {
 std::unique_ptr<Backend> make_backend(model::Model model, const engine::Options& options);
 /// The GPU's, also on a CPU.
 std::unique_ptr<Backend> make_graph_backend(model::Model model, const engine::Options& options);
-/// model::check_cache_format of every block.
+/// model::check_cache_format of every block; usage for keys that are to be rotated, too.
 Status check_graph_cache(const model::Model& model, const engine::Options& options);
 
 }  // namespace optiq::runtime
