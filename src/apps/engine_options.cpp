@@ -1,6 +1,9 @@
 #include "engine_options.h"
 
+#include <algorithm>
+
 #include "optiq/encode/encode.h"
+#include "optiq/kernels/head_rotation.h"
 
 namespace optiq::apps {
 namespace {
@@ -11,6 +14,20 @@ using kernels::cpu::CacheStorage;
 const std::map<std::string, CacheStorage> kBits{{"3", CacheStorage::packed3}, {"4", CacheStorage::packed4},
                                                 {"5", CacheStorage::packed5}, {"6", CacheStorage::packed6},
                                                 {"8", CacheStorage::packed8}, {"16", CacheStorage::f16}};
+
+Status check_rotation(const std::filesystem::path& model, const engine::Options& options) {
+  const std::filesystem::path file = model / "config.json";
+  OPTIQ_TRY(const Json json, read_json_file(file));
+  OPTIQ_TRY(const auto config, model::parse_config(json, file.string()));
+  if (!kernels::cpu::can_mix_heads(static_cast<std::size_t>(config.head_dim))) {
+    return fail(ErrorCode::usage, "--kv-rotate: {}: expected a head_dim that is a power of two, got {}",
+                model.string(), config.head_dim);
+  }
+  for (std::size_t i = 0; i < std::max<std::size_t>(options.block_caches.size(), 1); ++i) {
+    if (options.rotates(i)) return {};
+  }
+  return fail(ErrorCode::usage, "--kv-rotate: expected packed keys, as by --kv 4, got none");
+}
 
 }  // namespace
 
@@ -40,6 +57,10 @@ void add_cache_options(CLI::App* verb, CacheArguments& args) {
       ->transform(CLI::CheckedTransformer(kBits));
   verb->add_option("--kv-values", args.values, "Bits of cached values (default: as --kv)")
       ->transform(CLI::CheckedTransformer(kBits));
+  verb->add_flag(
+      "--kv-rotate", args.rotate,
+      "CPU: mix the channels of each head before keys are packed: they lose less (head_dim a power "
+      "of two)");
   verb->parse_complete_callback([&args] {
     if (!args.format().is_valid())
       throw CLI::ValidationError("--kv",
@@ -51,8 +72,11 @@ void add_cache_options(CLI::App* verb, CacheArguments& args) {
 Result<engine::Options> EngineArguments::options_for(const std::string& model) const {
   engine::Options all = options;
   all.cache = cache.format();
-  if (cache.is_given()) return all;
-  OPTIQ_TRY(all.block_caches, encode::planned_caches(model));
+  if (!cache.is_given()) {
+    OPTIQ_TRY(all.block_caches, encode::planned_caches(model));
+  }
+  all.rotate_keys = cache.rotate;
+  if (cache.rotate) OPTIQ_CHECK(check_rotation(model, all));
   return all;
 }
 

@@ -10,9 +10,10 @@
 
 namespace optiq::apps {
 
-/// --kv, --kv-keys and --kv-values, as given.
+/// --kv, --kv-keys, --kv-values and --kv-rotate, as given.
 struct CacheArguments {
   std::optional<kernels::cpu::CacheStorage> both, keys, values;
+  bool rotate = false;
 
   [[nodiscard]] bool is_given() const { return both || keys || values; }
   /// f16 where nothing was given.
@@ -25,7 +26,7 @@ struct EngineArguments {
   CacheArguments cache;
 
   /// The options for a model: the cache that was given, or else that of its plan, or f16. Errors: those of
-  /// reading its optiq.json.
+  /// reading its optiq.json; usage where it cannot rotate.
   [[nodiscard]] Result<engine::Options> options_for(const std::string& model) const;
 };
 /// Adds --precise, --mapped and the cache's. `args` is filled when the command line is parsed and must

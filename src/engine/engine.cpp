@@ -9,6 +9,7 @@
 
 #include "layers.h"
 #include "mover.h"
+#include "optiq/kernels/head_rotation.h"
 
 namespace optiq::engine {
 namespace {
@@ -24,15 +25,15 @@ struct Activations {
 }  // namespace
 
 struct Engine::State {
-  State(model::Model opened, const Options& options)
-      : model(std::move(opened)),
-        layers(layers_of(model)),
-        compute(options.compute),
-        multiplier(options.compute) {
+  State(model::Model opened, const Options& chosen)
+      : model(std::move(opened)), layers(layers_of(model)), options(chosen), multiplier(chosen.compute) {
     const model::ModelConfig& c = model.config();
     if (!options.block_caches.empty() && options.block_caches.size() != size(c.layers))
       throw std::invalid_argument(fmt::format("KV cache: expected the formats of {} blocks, got {}", c.layers,
                                               options.block_caches.size()));
+    if (options.rotate_keys && !cpu::can_mix_heads(size(c.head_dim)))
+      throw std::invalid_argument(
+          fmt::format("rotated keys: expected a head_dim that is a power of two, got {}", c.head_dim));
     for (std::int64_t i = 0; i < c.layers; ++i)
       caches.emplace_back(
           cpu::CacheShape{size(c.kv_heads), size(c.head_dim), options.cache_of(size(i)), size(c.window(i))});
@@ -66,7 +67,7 @@ struct Engine::State {
 
   model::Model model;
   Layers layers;
-  kernels::Compute compute;
+  Options options;
   cpu::Multiplier multiplier;
   cpu::RopeAngles angles;
   cpu::AttentionMemory attention;
@@ -143,6 +144,7 @@ void Engine::State::attend(const Layer& layer, std::size_t index, std::size_t ro
   if (!layer.k_norm.empty()) cpu::rms_norm(k, size(c.kv_heads), layer.k_norm.data(), c.norm_epsilon, k);
   // Query and key heads lie side by side.
   cpu::rotate_heads(q, size(c.heads + c.kv_heads), d, angles);
+  if (options.rotates(index)) cpu::mix_heads(q, size(c.heads + c.kv_heads), d);
   caches[index].append(k.data, k.data + kv_width(), stride, rows);
   if (kept > 0) mix(layer, index, rows, kept);
   caches[index].settle();
@@ -265,8 +267,8 @@ void Engine::replace(std::vector<cpu::LayerCache> caches, std::vector<float> log
   state_->has_logits = !state_->a.logits.empty();
 }
 
-kernels::Compute Engine::compute() const {
-  return state_->compute;
+const Options& Engine::options() const {
+  return state_->options;
 }
 
 std::size_t Engine::cache_bytes() const {

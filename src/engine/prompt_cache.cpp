@@ -22,8 +22,10 @@ std::string block_name(std::size_t block, std::string_view part) {
   return fmt::format("blocks.{}.{}", block, part);
 }
 
-std::string cache_format_name(cpu::CacheFormat format) {
-  return fmt::format("{}/{}", cache_storage_name(format.keys), cache_storage_name(format.values));
+std::string cache_name(const Options& options, std::size_t block) {
+  const cpu::CacheFormat format = options.cache_of(block);
+  return fmt::format("{}{}/{}", cache_storage_name(format.keys), options.rotates(block) ? " rotated" : "",
+                     cache_storage_name(format.values));
 }
 
 /// The same for a copy of the checkpoint elsewhere.
@@ -38,9 +40,9 @@ std::map<std::string, std::string> metadata_of(const Engine& engine) {
       {"format", "optiq-prompt-cache"},
       {"version", "1"},
       {"checkpoint", origin_of(engine)},
-      {"compute", engine.compute() == kernels::Compute::int8 ? "int8" : "f32"}};
+      {"compute", engine.options().compute == kernels::Compute::int8 ? "int8" : "f32"}};
   for (std::size_t i = 0; i < engine.caches().size(); ++i)
-    metadata[block_name(i, "cache")] = cache_format_name(engine.caches()[i].shape().format);
+    metadata[block_name(i, "cache")] = cache_name(engine.options(), i);
   return metadata;
 }
 

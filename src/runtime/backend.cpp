@@ -136,6 +136,8 @@ Status check_cache(const model::Model& model, const engine::Options& options) {
 }
 
 Status check_graph_cache(const model::Model& model, const engine::Options& options) {
+  if (options.rotate_keys)
+    return fail(ErrorCode::usage, "KV cache: keys are rotated (--kv-rotate) on a CPU only");
   for (const auto& format : formats_of(model, options))
     OPTIQ_CHECK(model::check_cache_format(format, model.config().head_dim));
   return {};

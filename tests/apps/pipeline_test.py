@@ -315,10 +315,15 @@ class EncodeAndMeasure(CliTest):
 
     def test_run_as_exactly_as_it_can(self):
         for options in (("--precise",), ("--kv", "int8"), ("--precise", "--kv", "f32"), ("--kv", "4"),
-                        ("--kv-keys", "8", "--kv-values", "3"), ("--kv", "5", "--kv-values", "16")):
+                        ("--kv-keys", "8", "--kv-values", "3"), ("--kv", "5", "--kv-values", "16"),
+                        ("--kv", "3", "--kv-rotate")):
             with self.subTest(options=options):
                 found = self.succeed("run", self.out, "hello", "--max-tokens", "3", *options)
                 self.assertLessEqual(found["generated_tokens"], 3)
+
+    def test_rotation_needs_packed_keys(self):
+        for options in ((), ("--kv", "f16"), ("--kv-keys", "16", "--kv-values", "4")):
+            self.refuse(2, "packed keys", "run", self.out, "hello", "--kv-rotate", *options)
 
     def test_eval_through_the_cache(self):
         arguments = ("eval", self.model, "--text", self.text, "--context", "32")

@@ -165,6 +165,51 @@ TEST(Engine, PackedKeysAndValuesKeepTheirPrecision) {
   EXPECT_LT(divergence(CacheStorage::packed6), at_5);
 }
 
+/// What rotation gains is measured on a real model (bench/results); here, that scores stay what they are.
+TEST(Engine, RotatedKeysGiveTheSameScores) {
+  Random random(test::seed());
+  const model::Model model = test::golden_model("llama");
+  const Ids ids = random_ids(random, 600, 64);
+  const std::vector<Doubles> expected = test::logits_of(model, ids);
+  const auto divergence = [&](kernels::cpu::CacheFormat format, bool rotate) {
+    Engine engine(model, {.compute = Compute::f32, .cache = format, .rotate_keys = rotate});
+    double sum = 0;
+    EXPECT_TRUE(engine.feed(std::span(ids).first(300)));
+    for (std::size_t i = 300; i < ids.size(); ++i)
+      sum += test::kl_divergence(expected[i], doubles(engine.feed({&ids[i], 1}).value()));
+    return sum / 300;
+  };
+  EXPECT_LT(divergence({CacheStorage::packed8, CacheStorage::f16}, true), 1e-3);
+  EXPECT_NE(divergence({CacheStorage::packed4, CacheStorage::f16}, true),
+            divergence({CacheStorage::packed4, CacheStorage::f16}, false));
+  EXPECT_EQ(divergence({CacheStorage::f16, CacheStorage::packed4}, true),
+            divergence({CacheStorage::f16, CacheStorage::packed4}, false))
+      << "keys that are not packed need no rotation";
+}
+
+TEST(Engine, RotatesOnlyPowersOfTwo) {
+  Random random(test::seed());
+  test::ModelFolder content = test::ModelFolder::golden("llama");
+  const int hidden = content.config["hidden_size"].get<int>();
+  content.config["head_dim"] = 12;
+  for (int layer = 0; layer < content.config["num_hidden_layers"].get<int>(); ++layer) {
+    const auto set = [&](const char* part, int rows, int columns) {
+      content.set(fmt::format("model.layers.{}.self_attn.{}.weight", layer, part),
+                  test::random_array(random, {rows, columns}));
+    };
+    const int heads = content.config["num_attention_heads"].get<int>(),
+              kv_heads = content.config["num_key_value_heads"].get<int>();
+    set("q_proj", heads * 12, hidden);
+    set("k_proj", kv_heads * 12, hidden);
+    set("v_proj", kv_heads * 12, hidden);
+    set("o_proj", hidden, heads * 12);
+  }
+  const test::OpenedModel opened(content);
+  EXPECT_THROW(Engine(*opened.model, {.cache = CacheStorage::packed4, .rotate_keys = true}),
+               std::invalid_argument);
+  EXPECT_NO_THROW(Engine(*opened.model, {.cache = CacheStorage::packed4}));
+}
+
 TEST(Engine, AllLogitsAreThoseOfEveryStep) {
   Random random(test::seed());
   const model::Model model = test::golden_model("qwen2-window");

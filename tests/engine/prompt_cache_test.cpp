@@ -80,7 +80,9 @@ TEST_F(PromptCaches, GoOnToTheBitInEveryFormat) {
         CacheFormat(packed4), CacheFormat(packed5), CacheFormat(packed6), CacheFormat(packed8),
         CacheFormat(packed4, packed3), CacheFormat(packed3, f16)}) {
     SCOPED_TRACE(cache_storage_name(format.keys));
-    expect_the_same_sequence(model, {.cache = format, .huge_pages = false}, 1 + random_.below(900));
+    expect_the_same_sequence(model,
+                             {.cache = format, .rotate_keys = random_.below(2) == 0, .huge_pages = false},
+                             1 + random_.below(900));
   }
   constexpr CacheFormat kMixed[] = {f16, packed8, {packed4, packed6}, {f16, packed3}, {packed5, f16}};
   for (const std::size_t tokens : {1, 63, 64, 127, 128, 191, 255, 256, 257, 320, 511, 512, 513, 768}) {
@@ -243,6 +245,8 @@ TEST_F(BadPromptCaches, OfAnotherModelOrFormatAreRefused) {
   expect_refused(file_, precise, {"compute", "expected f32", "got int8"});
   Engine wide(model_, {.cache = {packed4, f16}, .huge_pages = false});
   expect_refused(file_, wide, {"blocks.0.cache", "expected 4/f16", "got 4/3"});
+  Engine rotated(model_, {.cache = {packed4, packed3}, .rotate_keys = true, .huge_pages = false});
+  expect_refused(file_, rotated, {"blocks.0.cache", "expected 4 rotated/3", "got 4/3"});
   // Another weight, in the middle of a tensor: same shapes.
   test::ModelFolder other = llama_;
   const std::string norm = "model.norm.weight";

@@ -90,6 +90,7 @@ TEST(GraphBackend, RefusesWhatAGpuCannotHold) {
   EXPECT_EQ(check_graph_cache(narrow, {.cache = packed4}).error().code, ErrorCode::usage);
   EXPECT_EQ(check_graph_cache(wide, {.block_caches = {f16, int8}}).error().code, ErrorCode::usage);
   EXPECT_TRUE(check_graph_cache(wide, {.cache = packed4}));
+  EXPECT_EQ(check_graph_cache(wide, {.cache = packed4, .rotate_keys = true}).error().code, ErrorCode::usage);
   EXPECT_THROW((void)make_graph_backend(narrow, {.cache = packed4}), std::invalid_argument);
 }
 

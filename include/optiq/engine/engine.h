@@ -26,6 +26,9 @@ struct Options {
   kernels::cpu::CacheFormat cache = {};
   /// One for each block, in place of `cache`; empty: `cache` for all.
   std::vector<kernels::cpu::CacheFormat> block_caches = {};
+  /// Mixes the channels of each query and key head (kernels/head_rotation.h) in blocks whose keys are packed:
+  /// they lose less there. head_dim must be a power of two.
+  bool rotate_keys = false;
   /// Moves the weights into huge pages, a little after each of the first 64 decoded tokens, and lets go of
   /// the mapping's pages: no token waits for a repacking, and resident memory stays that of the weights.
   /// Linux only.
@@ -34,6 +37,10 @@ struct Options {
   [[nodiscard]] const kernels::cpu::CacheFormat& cache_of(std::size_t block) const {
     return block_caches.empty() ? cache : block_caches.at(block);
   }
+  /// Whether a block's keys are mixed.
+  [[nodiscard]] bool rotates(std::size_t block) const {
+    return rotate_keys && kernels::cpu::packed_bits(cache_of(block).keys) > 0;
+  }
 };
 
 /// A sequence that grows. Weights are read where they lie in the checkpoint's mapping, or from huge pages.
@@ -41,7 +48,7 @@ struct Options {
 class Engine {
  public:
   /// Throws std::bad_alloc, or std::invalid_argument for a wrong OPTIQ_CPU_ISA, a cache format that is not
-  /// valid or block_caches of another number than the model's blocks.
+  /// valid, block_caches of another number than the model's blocks, or a head_dim that rotate_keys rules out.
   explicit Engine(model::Model model, const Options& options = {});
   ~Engine();
   Engine(Engine&&) noexcept;
@@ -73,7 +80,7 @@ class Engine {
   /// Goes on with the sequence whose keys and values `caches` hold: one a block, of the shapes that caches()
   /// have and of as many tokens each. `logits`: those behind its last token, or empty.
   void replace(std::vector<kernels::cpu::LayerCache> caches, std::vector<float> logits);
-  [[nodiscard]] kernels::Compute compute() const;
+  [[nodiscard]] const Options& options() const;
   [[nodiscard]] const model::Model& model() const;
   /// Whether the weights are where they will stay.
   [[nodiscard]] bool settled() const;

@@ -3,7 +3,7 @@
 //
 // A safetensors file. Metadata: "format" "optiq-prompt-cache", "version" "1", "checkpoint" (a fingerprint, 16
 // hex digits), "compute" ("int8" or "f32"), and of every block "blocks.N.cache" as "KEYS/VALUES" in the names
-// of cache_storage_name(). Tensors:
+// of cache_storage_name(), or "KEYS rotated/VALUES" (Options::rotates). Tensors:
 //
 //   tokens           I32 [tokens]
 //   logits           F32 [vocabulary]: behind the last token; [0] where they are not known
@@ -35,7 +35,7 @@ Status write_prompt_cache(const std::filesystem::path& path, const Engine& engin
 /// Puts the sequence of a file in place of what `engine` holds, and returns its tokens. What is fed then, and
 /// its logits, are to the bit as in the engine that wrote the file. bad_input, which leaves the engine as it
 /// was, naming file, tensor, what was expected and what came: no such file, a truncated one or one of another
-/// kind; another checkpoint, --precise or not, or formats of the cache; tokens outside the vocabulary or more
+/// kind; another checkpoint, compute, format of the cache or rotation; tokens outside the vocabulary or more
 /// than the model's positions; tensors that do not fit together. out_of_resources where there is no memory.
 Result<std::vector<std::int32_t>> read_prompt_cache(const std::filesystem::path& path, Engine& engine);
 
