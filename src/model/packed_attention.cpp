@@ -130,49 +130,53 @@ Sums with_pages(const LayerCache& cache, const Queries& queries, const Sums& bef
 }
 
 /// So many pages at a time: f16 ones, beside packed ones, are widened to f32.
-int tile_pages(const LayerCache& cache, const Queries& queries) {
+int tile_pages(const LayerCache& cache, const Queries& queries, std::int64_t tile_scores) {
   const auto is_f16 = [](CacheStorage storage) { return storage == CacheStorage::f16; };
   const std::int64_t matrices = queries.matrices();
   std::int64_t of_page = matrices * queries.rows.shape(1) * kPage;
   if (is_f16(cache.format->keys) || is_f16(cache.format->values))
     of_page = std::max(of_page, matrices * queries.head_dim() * kPage);
-  return static_cast<int>(std::clamp<std::int64_t>(kTileScores / of_page, 1, kMostMatrices / matrices));
+  return static_cast<int>(std::clamp<std::int64_t>(tile_scores / of_page, 1, kMostMatrices / matrices));
 }
 
-mx::array attend_tile(const LayerCache& cache, Queries queries) {
+mx::array attend_tile(const LayerCache& cache, const Queries& queries, std::int64_t tile_scores) {
   Sums sums = sums_of_recent(cache, queries);
-  const int end = (cache.packed - cache.released + kPage - 1) / kPage, tile = tile_pages(cache, queries);
+  const int end = (cache.packed - cache.released + kPage - 1) / kPage,
+            tile = tile_pages(cache, queries, tile_scores);
   const int seen = queries.window > 0 ? std::max(0, queries.first - queries.window + 1 - cache.released) : 0;
   for (int first = seen / kPage; first < end; first += tile) {
-    // One after the other: scores of one tile at a time.
-    queries.rows = mx::depends({queries.rows}, {sums.values}).front();
     sums = with_pages(cache, queries, sums, first, std::min(tile, end - first));
+    // Else scores of many tiles would be there at once: MLX's GPU backends run ahead.
+    if (first + tile < end) mx::eval(sums.largest, sums.weights, sums.values);
   }
   return mx::divide(sums.values, sums.weights);
 }
 
 /// As many as leave a tile of a thousand keys.
-int tile_tokens(const mx::array& q, int recent) {
+int tile_tokens(const mx::array& q, int recent, std::int64_t tile_scores) {
   const std::int64_t rows = static_cast<std::int64_t>(q.shape(0)) * q.shape(1);
   return static_cast<int>(
-      std::clamp<std::int64_t>(kTileScores / (rows * std::max(recent, 4 * kPage)), 1, q.shape(2)));
+      std::clamp<std::int64_t>(tile_scores / (rows * std::max(recent, 4 * kPage)), 1, q.shape(2)));
 }
 
 }  // namespace
 
-mx::array attend_packed(const LayerCache& cache, const mx::array& q, float scale, int window) {
+mx::array attend_packed(const LayerCache& cache, const mx::array& q, float scale, int window,
+                        std::int64_t tile_scores) {
   const int batch = q.shape(0), heads = q.shape(1), tokens = q.shape(2), head_dim = q.shape(3);
   const int kv_heads = cache.keys.shape(1), group = heads / kv_heads;
   const mx::array scaled = mx::multiply(mx::astype(q, mx::float32), mx::array(scale));
-  const int tile = tile_tokens(q, cache.rows());
+  const int tile = tile_tokens(q, cache.rows(), tile_scores);
   std::vector<mx::array> parts;
   for (int begin = 0; begin < tokens; begin += tile) {
     const int count = std::min(tile, tokens - begin);
     const mx::array part = mx::slice(scaled, {0, 0, begin, 0}, {batch, heads, begin + count, head_dim});
-    const mx::array mixed =
-        attend_tile(cache, {mx::reshape(part, {batch * kv_heads, group * count, head_dim}), group, count,
-                            cache.tokens - tokens + begin, window});
+    const mx::array mixed = attend_tile(cache,
+                                        {mx::reshape(part, {batch * kv_heads, group * count, head_dim}),
+                                         group, count, cache.tokens - tokens + begin, window},
+                                        tile_scores);
     parts.push_back(mx::reshape(mixed, {batch, heads, count, head_dim}));
+    if (begin + tile < tokens) mx::eval(parts.back());
   }
   return mx::astype(parts.size() == 1 ? parts.front() : mx::concatenate(parts, 2), q.dtype());
 }

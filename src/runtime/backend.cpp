@@ -54,22 +54,13 @@ class GraphBackend : public Backend {
         cache_(model_.make_cache(formats_)) {}
 
   Result<std::span<const float>> feed(std::span<const std::int32_t> tokens) override {
-    const model::Pass pass{.cache = &cache_};
-    std::vector<mx::array> last;
-    for (std::size_t first = 0; first < tokens.size(); first += engine::kPassTokens) {
-      const auto part = tokens.subspan(first, std::min(engine::kPassTokens, tokens.size() - first));
-      const int count = static_cast<int>(part.size());
-      mx::array hidden = model_.embed(mx::array(part.data(), {1, count}, mx::int32), pass);
-      for (std::int64_t layer = 0; layer < model_.config().layers; ++layer)
-        hidden = model_.block(layer, hidden, pass);
-      last = {mx::slice(hidden, {0, count - 1, 0}, {1, count, hidden.shape(2)})};
-      OPTIQ_CHECK(model::evaluate(last));
-      OPTIQ_CHECK(settle());
+    try {
+      return feed_passes(tokens);
+    } catch (const std::bad_alloc&) {
+      return fail(ErrorCode::out_of_resources, "decoding: not enough memory");
+    } catch (const std::exception& error) {
+      return fail(ErrorCode::internal, "decoding: {}", error.what());
     }
-    const mx::array logits = mx::astype(mx::flatten(model_.head(last.front(), pass)), mx::float32);
-    OPTIQ_CHECK(model::evaluate({logits}));
-    logits_.assign(logits.data<float>(), logits.data<float>() + logits.size());
-    return std::span<const float>(logits_);
   }
   std::size_t truncate(std::size_t tokens) override {
     const auto held = static_cast<std::size_t>(cache_.front().tokens);
@@ -106,12 +97,41 @@ class GraphBackend : public Backend {
     return false;
   }
 
-  /// What the pass left behind is packed now, block by block: attention has let go of the pages, so they
-  /// change in place.
-  Status settle() {
-    for (const model::LayerCache& layer : cache_)
-      if (layer.is_packed()) OPTIQ_CHECK(model::evaluate(layer.arrays()));
-    return {};
+  Result<std::span<const float>> feed_passes(std::span<const std::int32_t> tokens) {
+    const model::Pass pass{.cache = &cache_};
+    std::vector<mx::array> last;
+    for (std::size_t first = 0; first < tokens.size(); first += engine::kPassTokens) {
+      const auto part = tokens.subspan(first, std::min(engine::kPassTokens, tokens.size() - first));
+      OPTIQ_TRY(const mx::array hidden, hidden_of(part, pass));
+      const int count = static_cast<int>(part.size());
+      last = {mx::slice(hidden, {0, count - 1, 0}, {1, count, hidden.shape(2)})};
+      OPTIQ_CHECK(model::evaluate(last));
+    }
+    const mx::array logits = mx::astype(mx::flatten(model_.head(last.front(), pass)), mx::float32);
+    OPTIQ_CHECK(model::evaluate({logits}));
+    logits_.assign(logits.data<float>(), logits.data<float>() + logits.size());
+    return std::span<const float>(logits_);
+  }
+
+  /// Behind the last block. Of several tokens block by block, so that one block's activations are there at a
+  /// time.
+  Result<mx::array> hidden_of(std::span<const std::int32_t> tokens, const model::Pass& pass) {
+    const int count = static_cast<int>(tokens.size());
+    mx::array hidden = model_.embed(mx::array(tokens.data(), {1, count}, mx::int32), pass);
+    for (std::int64_t layer = 0; layer < model_.config().layers; ++layer) {
+      hidden = model_.block(layer, hidden, pass);
+      if (count == 1) continue;
+      OPTIQ_CHECK(model::evaluate({hidden}));
+      OPTIQ_CHECK(settle(cache_[static_cast<std::size_t>(layer)]));
+    }
+    OPTIQ_CHECK(model::evaluate({hidden}));
+    for (const model::LayerCache& layer : cache_) OPTIQ_CHECK(settle(layer));
+    return hidden;
+  }
+
+  /// What the pass left behind is packed now: attention has let go of the pages, so they change in place.
+  static Status settle(const model::LayerCache& layer) {
+    return layer.is_packed() ? model::evaluate(layer.arrays()) : Status{};
   }
 
   model::Model model_;

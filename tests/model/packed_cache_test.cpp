@@ -212,14 +212,25 @@ double tolerance(const Doubles& q, const Doubles& k, const Doubles& v, int d, in
   return (4 * score + 3 * (tokens + 20)) * kF32Epsilon * largest_finite(v);
 }
 
+/// attend() with tiles of another size.
+mx::array attend_in_tiles(LayerCache& cache, const mx::array& q, const KeysValues& fresh, float scale,
+                          int window, std::int64_t tile_scores) {
+  append_packed(cache, {mx::astype(fresh.keys, mx::float16), mx::astype(fresh.values, mx::float16)}, window);
+  const mx::array mixed = attend_packed(cache, q, scale, window, tile_scores);
+  settle(cache);
+  return mixed;
+}
+
 /// A pass over the cache, checked.
-void check_pass(LayerCache& cache, Random& random, const Sizes& sizes, int count, int window) {
+void check_pass(LayerCache& cache, Random& random, const Sizes& sizes, int count, int window,
+                std::int64_t tile_scores = 0) {
   const KeysValues fresh = random_tokens(random, sizes, count);
   const mx::array q = test::random_array(random, {sizes.batch, sizes.kv_heads * sizes.group, count, sizes.d});
   const Decoded before(cache, sizes);
   const Doubles k = joined(before.keys, fresh.keys, sizes), v = joined(before.values, fresh.values, sizes);
   const float scale = 1 / std::sqrt(static_cast<float>(sizes.d));
-  const mx::array mixed = attend(cache, q, fresh, scale, window);
+  const mx::array mixed = tile_scores == 0 ? attend(cache, q, fresh, scale, window)
+                                           : attend_in_tiles(cache, q, fresh, scale, window, tile_scores);
   const Doubles queries = values(q);
   ASSERT_TRUE(close(mixed, reference(queries, k, v, sizes, cache.tokens, count, scale, window),
                     tolerance(queries, k, v, sizes.d, cache.tokens, scale)))
@@ -350,16 +361,20 @@ TEST(PackedCache, SlidesAndLetsGo) {
   }
 }
 
-/// Tiles of queries and of pages, each of the sizes that their bound leaves.
 TEST(PackedCache, LongPassesGoInTiles) {
   Random random(test::seed());
-  const Sizes sizes{.batch = 2, .kv_heads = 2, .group = 16};
+  const Sizes sizes{.batch = 2, .kv_heads = 2, .group = 2};
   for (const int window : {0, 700}) {
-    LayerCache cache = empty_cache({CacheStorage::packed4, CacheStorage::packed3});
-    fill(cache, random_tokens(random, sizes, 1500), 512);
-    ASSERT_LT(kTileScores / (64 * 1024), 80) << "one tile of queries would do";
-    check_pass(cache, random, sizes, 80, window);
-    check_pass(cache, random, sizes, 1, window);
+    for (const CacheFormat format : {CacheFormat(CacheStorage::packed4, CacheStorage::packed3),
+                                     CacheFormat(CacheStorage::f16, CacheStorage::packed5)}) {
+      LayerCache cache = empty_cache(format);
+      fill(cache, random_tokens(random, sizes, 1500), 512);
+      // Two pages and 37 tokens a tile, a page and one token, and as many pages as there are.
+      check_pass(cache, random, sizes, 80, window, 37 * 8 * 1024);
+      check_pass(cache, random, sizes, 3, window, 1);
+      check_pass(cache, random, sizes, 3, window, 1 << 16);
+      check_pass(cache, random, sizes, 1, window);
+    }
   }
 }
 
