@@ -43,8 +43,7 @@ Status check_bounded(const Arguments& args, const tune::Recipe& recipe) {
       args.folds != "none") {
     return fail(ErrorCode::usage,
                 "--max-memory: expected --effort fast or balanced without --fold and --learned-bits: what "
-                "changes models and "
-                "corrects plans holds the whole model");
+                "changes models and corrects plans holds the whole model");
   }
   if (args.quality.text.empty() && args.profile.calibration.empty()) {
     return fail(

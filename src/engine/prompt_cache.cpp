@@ -73,10 +73,6 @@ Status write_block(const cpu::LayerCache& cache, io::SafetensorsWriter& writer) 
   return writer.append(cache.recent(cpu::CachePart::values));
 }
 
-std::string shape_name(const std::vector<std::int64_t>& shape) {
-  return fmt::format("[{}]", fmt::join(shape, ", "));
-}
-
 /// One file, read for one engine. Nothing is allocated before the file was seen to hold it.
 class Reader {
  public:
@@ -154,8 +150,7 @@ class Reader {
     for (std::size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] < 0 || view.shape[i] == shape[i];
     if (fits) return view;
     return fail(ErrorCode::bad_input, "{}: tensor {}: expected {} {} (-1: any), got {} {}", path_, name,
-                dtype_name(dtype), shape_name(shape), dtype_name(view.dtype),
-                printable(shape_name(view.shape)));
+                dtype_name(dtype), io::shape_text(shape), dtype_name(view.dtype), io::shape_text(view.shape));
   }
 
   template <class T>

@@ -4,9 +4,9 @@
 #include <optional>
 
 #include "optiq/evaluate/choices.h"
-#include "optiq/io/content_identity.h"
 #include "optiq/kernels/cpu.h"
 #include "optiq/workers/shared_journal.h"
+#include "same_models.h"
 #include "score_choices.h"
 
 namespace optiq::evaluate {
@@ -69,11 +69,7 @@ Status check_workers(const model::Model& model, const model::Model* reference,
   OPTIQ_CHECK(options.workers.require_same(
       questions_identity(batches, options.compute),
       "tasks: questions, options and instruction set (OPTIQ_CPU_ISA forces one)"));
-  OPTIQ_CHECK(options.workers.require_same(io::content_identity(model.checkpoint()),
-                                           "tasks: model " + model.checkpoint().folder().string()));
-  return options.workers.require_same(
-      reference != nullptr ? io::content_identity(reference->checkpoint()) : "",
-      "tasks: the reference model");
+  return require_same_models(options.workers, model, reference, "tasks");
 }
 
 /// Scores batches, or takes them from the journal.
@@ -127,12 +123,7 @@ class Work {
       OPTIQ_TRY(const auto values, score(batches[static_cast<std::size_t>(i)]));
       scored.insert(scored.end(), values.begin(), values.end());
     }
-    OPTIQ_TRY(const auto parts, workers_.exchange(std::as_bytes(std::span(scored))));
-    std::vector<double> all;
-    for (const Bytes& part : parts) {
-      const std::vector<double> values = from_bytes(part);
-      all.insert(all.end(), values.begin(), values.end());
-    }
+    OPTIQ_TRY(const std::vector<double> all, workers_.gather(scored));
     std::vector<std::vector<double>> separated;
     auto place = all.begin();
     for (const Batch& batch : batches) {

@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <functional>
 #include <optional>
 
 #include "optiq/base/journal.h"
-#include "optiq/io/content_identity.h"
 #include "optiq/kernels/cpu.h"
 #include "optiq/model/stream.h"
+#include "same_models.h"
 
 namespace optiq::evaluate {
 namespace {
@@ -184,11 +183,7 @@ Status check_workers(const model::Model& model, const model::Model* reference,
       fmt::format("{} {} {} {} {:x}", options.context, options.max_windows, static_cast<int>(options.compute),
                   kernels::cpu_isa(), fingerprint(std::as_bytes(tokens))),
       "evaluation: text, options and instruction set (OPTIQ_CPU_ISA forces one)"));
-  OPTIQ_CHECK(options.workers.require_same(io::content_identity(model.checkpoint()),
-                                           "evaluation: model " + model.checkpoint().folder().string()));
-  return options.workers.require_same(
-      reference != nullptr ? io::content_identity(reference->checkpoint()) : "",
-      "evaluation: the reference model");
+  return require_same_models(options.workers, model, reference, "evaluation");
 }
 
 }  // namespace
@@ -219,13 +214,7 @@ Result<Quality> cut_into_windows(const model::Model& model, const model::Model* 
 
 Status WindowScores::share(const Workers& workers) {
   for (std::vector<double>* values : {&nll, &kl, &agreement, &positions}) {
-    OPTIQ_TRY(const auto all, workers.exchange(std::as_bytes(std::span(*values))));
-    values->clear();
-    for (const Bytes& part : all) {
-      const std::size_t place = values->size();
-      values->resize(place + part.size() / sizeof(double));
-      if (!part.empty()) std::memcpy(values->data() + place, part.data(), part.size());
-    }
+    OPTIQ_TRY(*values, workers.gather(*values));
   }
   return {};
 }

@@ -13,9 +13,6 @@ namespace optiq::io {
 inline constexpr std::uint64_t kLengthBytes = 8;                 ///< The header length in front of the JSON.
 inline constexpr std::uint64_t kLongestHeaderBytes = 100000000;  ///< The limit of the reference reader.
 
-/// "[2, 3]", cut where a hostile file makes it absurdly long.
-std::string shape_text(const std::vector<std::int64_t>& shape);
-
 /// Collects tensors in file order. A tensor whose size overflows counts as empty (SafetensorsWriter::create
 /// refuses it).
 class HeaderBuilder {

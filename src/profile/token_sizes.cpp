@@ -3,7 +3,6 @@
 #include <numeric>
 
 #include "optiq/base/half.h"
-#include "share.h"
 
 namespace optiq::profile {
 
@@ -20,7 +19,7 @@ Status TokenSizes::add(const std::string& module, const std::string& owner, cons
 
 Status TokenSizes::share(const Workers& workers) {
   for (auto& [module, sizes] : sizes_) {
-    OPTIQ_TRY(sizes, side_by_side(sizes, 1, workers));
+    OPTIQ_TRY(sizes, workers.gather(sizes));
   }
   return {};
 }

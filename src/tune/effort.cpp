@@ -14,7 +14,7 @@ constexpr double kGptqProductsPerSecond = 20e9;
 constexpr double kProjectionBytesPerSecond = 15e9;
 constexpr double kHeldOutSequences = 16;
 constexpr double kChecks = 12;
-constexpr double kGuards = 2;
+constexpr double kGuards = 2;  ///< at most: hopeless ones are not carried out
 
 struct Size {
   double weights = 0;

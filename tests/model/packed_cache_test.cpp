@@ -457,21 +457,6 @@ TEST(PackedCache, RefusesFormatsThatDoNotFit) {
                std::invalid_argument);
 }
 
-/// A golden model with heads of 64.
-Model wide_model(const std::string& name, Random& random) {
-  test::ModelFolder folder = test::ModelFolder::golden(name);
-  folder.config["head_dim"] = 64;
-  folder.config["max_position_embeddings"] = 4096;
-  for (const std::string layer : {"0", "1"}) {
-    const std::string block = "model.layers." + layer + ".self_attn.";
-    for (const auto& [module, out] : {std::pair{"q", 256}, {"k", 128}, {"v", 128}})
-      folder.set(block + module + "_proj.weight", test::random_array(random, {out, 32}, mx::float32, 0.2));
-    folder.set(block + "o_proj.weight", test::random_array(random, {32, 256}, mx::float32, 0.05));
-  }
-  const test::TemporaryFolder place;
-  return test::open_model(folder, place.path());
-}
-
 /// Logits [tokens, vocabulary] of passes of up to 90 tokens over a cache.
 mx::array logits_over(const Model& model, const mx::array& tokens, std::vector<CacheFormat> formats) {
   KvCache cache = model.make_cache(formats);
@@ -493,7 +478,7 @@ TEST(PackedCache, ModelsAnswerAsWithF16) {
   // On a GPU the activations are the weights' bf16, whose rounding alone makes 1 to 2 %.
   const double noise = mx::default_device() == mx::Device::cpu ? 0 : 0.03;
   for (const char* name : {"llama", "mistral-window"}) {
-    const Model model = wide_model(name, random);
+    const Model model = test::wide_model(name, random);
     const mx::array tokens = test::random_indices(random, {2, 500}, 64);
     const auto over = [&](CacheFormat format) { return logits_over(model, tokens, {format, format}); };
     const mx::array exact = logits_over(model, tokens, {}), f16 = over(CacheStorage::f16);
@@ -514,7 +499,7 @@ TEST(PackedCache, ModelsAnswerAsWithF16) {
 
 TEST(PackedCache, FormatsAreOfEveryBlock) {
   Random random(1);
-  const Model model = wide_model("llama", random);
+  const Model model = test::wide_model("llama", random);
   EXPECT_THROW((void)model.make_cache({CacheStorage::f16}), std::invalid_argument);
   EXPECT_THROW((void)model.make_cache({CacheStorage::f16, CacheStorage::int8}), std::invalid_argument);
   const KvCache cache = model.make_cache({CacheStorage::f16, {CacheStorage::packed4, CacheStorage::packed3}});

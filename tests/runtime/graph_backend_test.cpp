@@ -13,22 +13,6 @@ using enum kernels::cpu::CacheStorage;
 using kernels::cpu::CacheFormat;
 using test::Doubles;
 
-/// A golden model with heads of 64 and many positions.
-model::Model wide_model(const std::string& name, Random& random) {
-  test::ModelFolder folder = test::ModelFolder::golden(name);
-  folder.config["head_dim"] = 64;
-  folder.config["max_position_embeddings"] = 4096;
-  for (const std::string layer : {"0", "1"}) {
-    const std::string block = "model.layers." + layer + ".self_attn.";
-    for (const auto& [module, out] : {std::pair{"q", 256}, {"k", 128}, {"v", 128}})
-      folder.set(block + module + "_proj.weight",
-                 test::random_array(random, {out, 32}, test::mx::float32, 0.2));
-    folder.set(block + "o_proj.weight", test::random_array(random, {32, 256}, test::mx::float32, 0.05));
-  }
-  const test::TemporaryFolder place;
-  return test::open_model(folder, place.path());
-}
-
 std::vector<std::int32_t> random_tokens(Random& random, std::size_t count) {
   std::vector<std::int32_t> tokens(count);
   for (auto& token : tokens) token = static_cast<std::int32_t>(random.below(64));
@@ -56,7 +40,7 @@ double tolerance() {
 TEST(GraphBackend, CachesAsTheEngineDoes) {
   Random random(test::seed());
   for (const char* name : {"llama", "mistral-window"}) {
-    const model::Model model = wide_model(name, random);
+    const model::Model model = test::wide_model(name, random);
     for (const CacheFormat format :
          {CacheFormat(f16), CacheFormat(packed8), {packed8, packed6}, {f16, packed5}}) {
       const engine::Options options{.compute = kernels::Compute::f32, .block_caches = {format, f16}};
@@ -75,7 +59,7 @@ TEST(GraphBackend, CachesAsTheEngineDoes) {
 
 TEST(GraphBackend, GoesBackAndOn) {
   Random random(test::seed());
-  const model::Model model = wide_model("llama", random);
+  const model::Model model = test::wide_model("llama", random);
   const engine::Options options{.cache = {packed8, packed8}};
   const auto tokens = random_tokens(random, 400);
   for (const std::size_t kept : {0, 128, 300, 390}) {
@@ -91,7 +75,7 @@ TEST(GraphBackend, GoesBackAndOn) {
 
 TEST(GraphBackend, RefusesWhatAGpuCannotHold) {
   Random random(test::seed());
-  const model::Model wide = wide_model("llama", random), narrow = test::golden_model("llama");
+  const model::Model wide = test::wide_model("llama", random), narrow = test::golden_model("llama");
   EXPECT_TRUE(check_graph_cache(narrow, {}));
   EXPECT_EQ(check_graph_cache(narrow, {.cache = packed4}).error().code, ErrorCode::usage);
   EXPECT_EQ(check_graph_cache(wide, {.block_caches = {f16, int8}}).error().code, ErrorCode::usage);

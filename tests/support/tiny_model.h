@@ -7,6 +7,7 @@
 #include "optiq/model/model.h"
 #include "support/arrays.h"
 #include "support/model_folder.h"
+#include "support/temporary_folder.h"
 #include "support/tokenizers.h"
 
 namespace optiq::test {
@@ -40,6 +41,21 @@ inline model::Model open_model(const ModelFolder& content, const std::filesystem
 
 inline model::Model golden_model(const std::string& name) {
   return model::Model::open(golden_folder(name)).value();
+}
+
+/// A golden model with heads of 64 and many positions.
+inline model::Model wide_model(const std::string& name, Random& random) {
+  ModelFolder folder = ModelFolder::golden(name);
+  folder.config["head_dim"] = 64;
+  folder.config["max_position_embeddings"] = 4096;
+  for (const std::string layer : {"0", "1"}) {
+    const std::string block = "model.layers." + layer + ".self_attn.";
+    for (const auto& [module, out] : {std::pair{"q", 256}, {"k", 128}, {"v", 128}})
+      folder.set(block + module + "_proj.weight", random_array(random, {out, 32}, mx::float32, 0.2));
+    folder.set(block + "o_proj.weight", random_array(random, {32, 256}, mx::float32, 0.05));
+  }
+  const TemporaryFolder place;
+  return open_model(folder, place.path());
 }
 
 /// Logits of a whole sequence without a cache, one row a position, in double.

@@ -27,6 +27,9 @@ struct TensorView {
   [[nodiscard]] std::int64_t elements() const;
 };
 
+/// "[2, 3]", cut where a hostile file makes it absurdly long.
+std::string shape_text(const std::vector<std::int64_t>& shape);
+
 /// What a writer needs to know of a tensor before its data.
 struct TensorSpec {
   std::string name;

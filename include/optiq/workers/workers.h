@@ -4,9 +4,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "optiq/base/result.h"
@@ -57,8 +59,22 @@ class Workers {
   /// once for each other worker.
   [[nodiscard]] Result<std::vector<Bytes>> exchange(std::span<const std::byte> mine) const;
 
-  /// The same into places of the lengths that come, by rank; this one's own is not touched. internal where a
-  /// length is another.
+  /// Every worker's values, one worker's behind another's by rank. Memory and cost: as exchange.
+  template <class T>
+  [[nodiscard]] Result<std::vector<T>> gather(const std::vector<T>& mine) const {
+    static_assert(std::is_trivially_copyable_v<T>);
+    OPTIQ_TRY(const auto parts, exchange(std::as_bytes(std::span(mine))));
+    std::vector<T> all;
+    for (const Bytes& part : parts) {
+      const std::size_t place = all.size();
+      all.resize(place + part.size() / sizeof(T));
+      if (!part.empty()) std::memcpy(all.data() + place, part.data(), part.size());
+    }
+    return all;
+  }
+
+  /// What exchange gives, into places of the lengths that come, by rank; this one's own is not touched.
+  /// internal where a length is another.
   [[nodiscard]] Status exchange_into(std::span<const std::byte> mine,
                                      std::span<const std::span<std::byte>> places) const;
 
