@@ -83,7 +83,10 @@ mx::array attend(LayerCache& cache, const mx::array& q, const KeysValues& fresh,
     settle(cache);
     return mixed;
   }
-  const KeysValues all = append(cache, next, window);
+  return attend_to(append(cache, next, window), q, scale, window);
+}
+
+mx::array attend_to(const KeysValues& all, const mx::array& q, float scale, int window) {
   // Our CPU primitive takes f32; MLX's attention would widen keys and values to the queries' type.
   const bool on_cpu = mx::default_device() == mx::Device::cpu;
   const auto operand = [&](const mx::array& x) {

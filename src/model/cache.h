@@ -20,6 +20,10 @@ void check_batch(const LayerCache& cache, const KeysValues& fresh);
 
 inline constexpr int kCacheStep = 256;
 
+/// kernels::attention of q [batch, heads, T, head_dim] over the keys and values of a cache, in the dtype that
+/// they have (CPU: f32). In q's dtype.
+mx::array attend_to(const KeysValues& all, const mx::array& q, float scale, int window);
+
 /// Attention of q [batch, heads, T, head_dim] over what the cache holds and `fresh`, q's own keys and values,
 /// which are in the cache then, in its format. In q's dtype. Throws as append().
 mx::array attend(LayerCache& cache, const mx::array& q, const KeysValues& fresh, float scale, int window);

@@ -13,7 +13,11 @@ using kernels::cpu::CacheStorage;
 /// CUDA launches no more matrices at once.
 constexpr std::int64_t kMostMatrices = 65535;
 
-/// A tile of queries. Rows are those of one head's group, one query head after another: what shares keys and
+/// What a head's keys and values take for each of their elements while they are unpacked: f16 of the one, and
+/// what is made of the other on its way from f32 to f16.
+constexpr std::int64_t kUnpackedBytes = 16;
+
+/// Rows are those of one head's group, one query head after another: what shares keys and
 /// values is one product.
 struct Queries {
   mx::array rows;  ///< f32 [matrices, heads of a group · tokens, head_dim], scaled
@@ -139,10 +143,10 @@ int tile_pages(const LayerCache& cache, const Queries& queries, std::int64_t til
   return static_cast<int>(std::clamp<std::int64_t>(tile_scores / of_page, 1, kMostMatrices / matrices));
 }
 
-mx::array attend_tile(const LayerCache& cache, const Queries& queries, std::int64_t tile_scores) {
+mx::array attend_pages(const LayerCache& cache, const Queries& queries, AttentionRoom room) {
   Sums sums = sums_of_recent(cache, queries);
   const int end = (cache.packed - cache.released + kPage - 1) / kPage,
-            tile = tile_pages(cache, queries, tile_scores);
+            tile = tile_pages(cache, queries, room.scores);
   const int seen = queries.window > 0 ? std::max(0, queries.first - queries.window + 1 - cache.released) : 0;
   for (int first = seen / kPage; first < end; first += tile) {
     sums = with_pages(cache, queries, sums, first, std::min(tile, end - first));
@@ -152,33 +156,46 @@ mx::array attend_tile(const LayerCache& cache, const Queries& queries, std::int6
   return mx::divide(sums.values, sums.weights);
 }
 
-/// As many as leave a tile of a thousand keys.
-int tile_tokens(const mx::array& q, int recent, std::int64_t tile_scores) {
-  const std::int64_t rows = static_cast<std::int64_t>(q.shape(0)) * q.shape(1);
-  return static_cast<int>(
-      std::clamp<std::int64_t>(tile_scores / (rows * std::max(recent, 4 * kPage)), 1, q.shape(2)));
+/// Few queries: keys and values are read packed.
+mx::array attend_narrow(const LayerCache& cache, const mx::array& q, float scale, int window,
+                        AttentionRoom room) {
+  const int batch = q.shape(0), heads = q.shape(1), tokens = q.shape(2), head_dim = q.shape(3);
+  const int kv_heads = cache.keys.shape(1), group = heads / kv_heads;
+  const mx::array scaled = mx::multiply(mx::astype(q, mx::float32), mx::array(scale));
+  const Queries queries{mx::reshape(scaled, {batch * kv_heads, group * tokens, head_dim}), group, tokens,
+                        cache.tokens - tokens, window};
+  return mx::astype(mx::reshape(attend_pages(cache, queries, room), q.shape()), q.dtype());
+}
+
+/// Many queries: keys and values are unpacked for as many heads at a time as there is room for, for MLX's
+/// fused attention; by quantized products, scores would cross memory again and again.
+mx::array attend_wide(const LayerCache& cache, const mx::array& q, float scale, int window,
+                      AttentionRoom room) {
+  const int kv_heads = cache.keys.shape(1), group = q.shape(1) / kv_heads;
+  const std::int64_t head_bytes = kUnpackedBytes * q.shape(0) * (cache.tokens - cache.released) * q.shape(3);
+  const int count = static_cast<int>(std::clamp<std::int64_t>(room.unpacked_bytes / head_bytes, 1, kv_heads));
+  std::vector<mx::array> parts;
+  for (int first = 0; first < kv_heads; first += count) {
+    const int end = std::min(first + count, kv_heads);
+    mx::Shape start(4, 0), stop = q.shape();
+    start[1] = first * group;
+    stop[1] = end * group;
+    const KeysValues unpacked = unpacked_heads(cache, first, end);
+    // One after another: else what is unpacked for many heads and blocks would be there at once.
+    mx::eval(unpacked.keys);
+    mx::eval(unpacked.values);
+    parts.push_back(attend_to(unpacked, mx::slice(q, start, stop), scale, window));
+    mx::eval(parts.back());
+  }
+  return mx::concatenate(parts, 1);
 }
 
 }  // namespace
 
 mx::array attend_packed(const LayerCache& cache, const mx::array& q, float scale, int window,
-                        std::int64_t tile_scores) {
-  const int batch = q.shape(0), heads = q.shape(1), tokens = q.shape(2), head_dim = q.shape(3);
-  const int kv_heads = cache.keys.shape(1), group = heads / kv_heads;
-  const mx::array scaled = mx::multiply(mx::astype(q, mx::float32), mx::array(scale));
-  const int tile = tile_tokens(q, cache.rows(), tile_scores);
-  std::vector<mx::array> parts;
-  for (int begin = 0; begin < tokens; begin += tile) {
-    const int count = std::min(tile, tokens - begin);
-    const mx::array part = mx::slice(scaled, {0, 0, begin, 0}, {batch, heads, begin + count, head_dim});
-    const mx::array mixed = attend_tile(cache,
-                                        {mx::reshape(part, {batch * kv_heads, group * count, head_dim}),
-                                         group, count, cache.tokens - tokens + begin, window},
-                                        tile_scores);
-    parts.push_back(mx::reshape(mixed, {batch, heads, count, head_dim}));
-    if (begin + tile < tokens) mx::eval(parts.back());
-  }
-  return mx::astype(parts.size() == 1 ? parts.front() : mx::concatenate(parts, 2), q.dtype());
+                        AttentionRoom room) {
+  if (q.shape(2) >= kWideTokens) return attend_wide(cache, q, scale, window, room);
+  return attend_narrow(cache, q, scale, window, room);
 }
 
 }  // namespace optiq::model

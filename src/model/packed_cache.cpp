@@ -116,15 +116,36 @@ mx::array chunk_of(const mx::array& array, int axis, int first) {
   return mx::squeeze(mx::slice(array, start, stop), 0);
 }
 
-/// f16, tokens along axis − 1.
-mx::array unpacked(const CachePages& pages, CacheStorage storage, int axis, int first) {
+/// f16, of what `part` takes of each of the pages' arrays.
+template <typename Part>
+mx::array unpacked(const CachePages& pages, CacheStorage storage, const Part& part) {
   const int bits = kernels::cpu::packed_bits(storage);
-  const mx::array elements = chunk_of(pages.elements, axis, first);
+  const mx::array elements = part(pages.elements);
   if (bits == 0) return elements;
-  const mx::array values = kernels::dequantize_groups(
-      {elements, chunk_of(pages.scales, axis, first), chunk_of(pages.biases, axis, first)}, bits);
+  const mx::array values =
+      kernels::dequantize_groups({elements, part(pages.scales), part(pages.biases)}, bits);
   constexpr float kLargest = 65504;
   return mx::astype(mx::clip(values, mx::array(-kLargest), mx::array(kLargest)), mx::float16);
+}
+
+/// The chunk at `first`, tokens along axis − 1.
+mx::array unpacked_chunk(const CachePages& pages, CacheStorage storage, int axis, int first) {
+  return unpacked(pages, storage, [&](const mx::array& array) { return chunk_of(array, axis, first); });
+}
+
+/// Heads [first, end) of all pages: [pages, batch, heads, ...].
+mx::array unpacked_pages(const CachePages& pages, CacheStorage storage, int first, int end) {
+  return unpacked(pages, storage, [&](const mx::array& array) {
+    mx::Shape start(array.ndim(), 0), stop = array.shape();
+    start[2] = first;
+    stop[2] = end;
+    return mx::slice(array, start, stop);
+  });
+}
+
+/// Heads [first, end) of rows [0, rows) of a buffer.
+mx::array recent_rows(const mx::array& buffer, int rows, int first, int end) {
+  return mx::slice(buffer, {0, first, 0, 0}, {buffer.shape(0), end, rows, buffer.shape(3)});
 }
 
 mx::array transposed(const mx::array& x) {
@@ -153,6 +174,23 @@ void settle(LayerCache& cache) {
   cache.packed += tokens;
 }
 
+KeysValues unpacked_heads(const LayerCache& cache, int first, int end) {
+  const mx::array keys = recent_rows(cache.keys, cache.rows(), first, end),
+                  values = recent_rows(cache.values, cache.rows(), first, end);
+  const int held = cache.packed - cache.released;
+  if (held <= 0) return {keys, values};
+  const auto behind_pages = [&](const mx::array& pages,
+                                const mx::array& recent) {  // [batch, heads, pages, ...]
+    mx::Shape stop = recent.shape();
+    stop[2] = held;
+    return mx::concatenate({mx::slice(mx::flatten(pages, 2, 3), {0, 0, 0, 0}, stop), recent}, 2);
+  };
+  const mx::array key_pages = unpacked_pages(cache.key_pages, cache.format->keys, first, end),
+                  value_pages = unpacked_pages(cache.value_pages, cache.format->values, first, end);
+  return {behind_pages(mx::transpose(key_pages, {1, 2, 0, 4, 3}), keys),
+          behind_pages(mx::transpose(value_pages, {1, 2, 0, 3, 4}), values)};
+}
+
 void truncate(LayerCache& cache, int tokens) {
   if (tokens >= cache.tokens) return;
   cache.tokens = tokens;
@@ -160,10 +198,10 @@ void truncate(LayerCache& cache, int tokens) {
   cache.packed = tokens / kChunk * kChunk;
   const int first = cache.packed - cache.released;
   if (cache.rows() == 0) return;
-  cache.keys = moved(transposed(unpacked(cache.key_pages, cache.format->keys, kKeyAxis, first)), 0,
+  cache.keys = moved(transposed(unpacked_chunk(cache.key_pages, cache.format->keys, kKeyAxis, first)), 0,
                      cache.rows(), kRecentTokens);
-  cache.values = moved(unpacked(cache.value_pages, cache.format->values, kValueAxis, first), 0, cache.rows(),
-                       kRecentTokens);
+  cache.values = moved(unpacked_chunk(cache.value_pages, cache.format->values, kValueAxis, first), 0,
+                       cache.rows(), kRecentTokens);
 }
 
 std::vector<mx::array> LayerCache::arrays() const {

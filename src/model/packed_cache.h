@@ -15,4 +15,8 @@ void append_packed(LayerCache& cache, const KeysValues& fresh, int window);
 /// Packs all but the newest 64 to 127 tokens, whole chunks, once each.
 void settle(LayerCache& cache);
 
+/// Keys and values of the heads [first, end) that are held, those in pages unpacked: f16 [batch, end − first,
+/// tokens − released, head_dim].
+KeysValues unpacked_heads(const LayerCache& cache, int first, int end);
+
 }  // namespace optiq::model

@@ -201,39 +201,46 @@ double largest_finite(const Doubles& x) {
 /// A score is a sum of d products with keys that are level·scale + bias, neither beyond three times the
 /// largest key: its error is at most (d + 4) roundings of 3·scale·Σ|q|·max|k|, once more for the largest. An
 /// output then errs by twice that, and by one rounding a key, of the largest value (thrice likewise).
-double tolerance(const Doubles& q, const Doubles& k, const Doubles& v, int d, int tokens, double scale) {
+///
+/// On a GPU, queries, keys, weights and results of a long pass are f16: a score errs by three of its
+/// roundings (that of the scaled query too), twice, an output by three more.
+double tolerance(const Doubles& q, const Doubles& k, const Doubles& v, const Sizes& sizes, int tokens,
+                 int queries, double scale) {
+  const int d = sizes.d;
   double most = 0;
   for (std::size_t row = 0; row < q.size(); row += static_cast<std::size_t>(d)) {
     double sum = 0;
     for (std::size_t j = 0; j < static_cast<std::size_t>(d); ++j) sum += std::abs(q[row + j]);
     most = std::max(most, sum);
   }
-  const double score = (d + 4) * 3 * scale * most * largest_finite(k);
-  return (4 * score + 3 * (tokens + 20)) * kF32Epsilon * largest_finite(v);
+  const double score = 3 * scale * most * largest_finite(k);
+  const double bound = (4 * (d + 4) * score + 3 * (tokens + 20)) * kF32Epsilon;
+  const bool in_half = queries >= kWideTokens && mx::default_device() != mx::Device::cpu;
+  return (bound + (in_half ? (6 * score + 9) * kHalfEpsilon : 0)) * largest_finite(v);
 }
 
-/// attend() with tiles of another size.
-mx::array attend_in_tiles(LayerCache& cache, const mx::array& q, const KeysValues& fresh, float scale,
-                          int window, std::int64_t tile_scores) {
+/// attend() in other room.
+mx::array attend_within(LayerCache& cache, const mx::array& q, const KeysValues& fresh, float scale,
+                        int window, AttentionRoom room) {
   append_packed(cache, {mx::astype(fresh.keys, mx::float16), mx::astype(fresh.values, mx::float16)}, window);
-  const mx::array mixed = attend_packed(cache, q, scale, window, tile_scores);
+  const mx::array mixed = attend_packed(cache, q, scale, window, room);
   settle(cache);
   return mixed;
 }
 
 /// A pass over the cache, checked.
 void check_pass(LayerCache& cache, Random& random, const Sizes& sizes, int count, int window,
-                std::int64_t tile_scores = 0) {
+                std::optional<AttentionRoom> room = {}) {
   const KeysValues fresh = random_tokens(random, sizes, count);
   const mx::array q = test::random_array(random, {sizes.batch, sizes.kv_heads * sizes.group, count, sizes.d});
   const Decoded before(cache, sizes);
   const Doubles k = joined(before.keys, fresh.keys, sizes), v = joined(before.values, fresh.values, sizes);
   const float scale = 1 / std::sqrt(static_cast<float>(sizes.d));
-  const mx::array mixed = tile_scores == 0 ? attend(cache, q, fresh, scale, window)
-                                           : attend_in_tiles(cache, q, fresh, scale, window, tile_scores);
+  const mx::array mixed =
+      room ? attend_within(cache, q, fresh, scale, window, *room) : attend(cache, q, fresh, scale, window);
   const Doubles queries = values(q);
   ASSERT_TRUE(close(mixed, reference(queries, k, v, sizes, cache.tokens, count, scale, window),
-                    tolerance(queries, k, v, sizes.d, cache.tokens, scale)))
+                    tolerance(queries, k, v, sizes, cache.tokens, count, scale)))
       << cache.tokens << " tokens, " << cache.packed << " packed, window " << window << ", bits "
       << kernels::cpu::packed_bits(cache.format->keys) << " and "
       << kernels::cpu::packed_bits(cache.format->values);
@@ -361,7 +368,7 @@ TEST(PackedCache, SlidesAndLetsGo) {
   }
 }
 
-TEST(PackedCache, LongPassesGoInTiles) {
+TEST(PackedCache, ShortPassesGoInTiles) {
   Random random(test::seed());
   const Sizes sizes{.batch = 2, .kv_heads = 2, .group = 2};
   for (const int window : {0, 700}) {
@@ -369,11 +376,27 @@ TEST(PackedCache, LongPassesGoInTiles) {
                                      CacheFormat(CacheStorage::f16, CacheStorage::packed5)}) {
       LayerCache cache = empty_cache(format);
       fill(cache, random_tokens(random, sizes, 1500), 512);
-      // Two pages and 37 tokens a tile, a page and one token, and as many pages as there are.
-      check_pass(cache, random, sizes, 80, window, 37 * 8 * 1024);
-      check_pass(cache, random, sizes, 3, window, 1);
-      check_pass(cache, random, sizes, 3, window, 1 << 16);
+      // Two pages a tile, one, and as many as there are.
+      check_pass(cache, random, sizes, 60, window, AttentionRoom{.scores = 2 * 60 * 8 * 256});
+      check_pass(cache, random, sizes, 3, window, AttentionRoom{.scores = 1});
+      check_pass(cache, random, sizes, 3, window, AttentionRoom{.scores = 1 << 16});
       check_pass(cache, random, sizes, 1, window);
+    }
+  }
+}
+
+TEST(PackedCache, LongPassesUnpackSomeHeadsAtATime) {
+  Random random(test::seed());
+  const Sizes sizes{.batch = 2, .kv_heads = 3, .group = 2};
+  for (const int window : {0, 700}) {
+    for (const CacheFormat format : {CacheFormat(CacheStorage::packed4, CacheStorage::packed3),
+                                     CacheFormat(CacheStorage::f16, CacheStorage::packed5)}) {
+      LayerCache cache = empty_cache(format);
+      fill(cache, random_tokens(random, sizes, 1500), 512);
+      // One head, two and then one, all.
+      check_pass(cache, random, sizes, 80, window, AttentionRoom{.unpacked_bytes = 1});
+      check_pass(cache, random, sizes, 64, window, AttentionRoom{.unpacked_bytes = 2 * 16 * 2 * 2000 * 64});
+      check_pass(cache, random, sizes, 100, window);
     }
   }
 }
@@ -433,6 +456,23 @@ TEST(PackedCache, DecodingTakesNoDequantizedCopy) {
     ASSERT_GT(mx::get_peak_memory(), before);
     EXPECT_LT(mx::get_peak_memory() - before, 8192u * 4 * 128 * 2 / 2);
   }
+}
+
+/// Nor does a long pass, but for a head at a time.
+TEST(PackedCache, LongPassesTakeNoDequantizedCopy) {
+  Random random(test::seed());
+  const Sizes sizes{.kv_heads = 16};
+  LayerCache cache = empty_cache(CacheStorage::packed4);
+  fill(cache, random_tokens(random, sizes, 8192), 512);
+  const KeysValues fresh = random_tokens(random, sizes, 64);
+  const mx::array q = test::random_array(random, {1, 16, 64, 64});
+  mx::eval(fresh.keys, fresh.values, q);
+  mx::clear_cache();
+  mx::reset_peak_memory();
+  const std::size_t before = mx::get_active_memory();
+  mx::eval(attend_within(cache, q, fresh, 0.1f, 0, {.unpacked_bytes = 1}));
+  ASSERT_GT(mx::get_peak_memory(), before);
+  EXPECT_LT(mx::get_peak_memory() - before, 8192u * 16 * 64 * 2 * 2 / 2);
 }
 
 TEST(PackedCache, RefusesFormatsThatDoNotFit) {

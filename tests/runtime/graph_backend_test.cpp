@@ -51,7 +51,7 @@ TEST(GraphBackend, CachesAsTheEngineDoes) {
         const auto tokens = random_tokens(random, count);
         const Doubles found = fed(*graphs, tokens);
         const auto expected = engine.feed(tokens).value();
-        EXPECT_LT(distance(found, Doubles(expected.begin(), expected.end())), 0.02) << name;
+        EXPECT_LT(distance(found, Doubles(expected.begin(), expected.end())), tolerance()) << name;
       }
     }
   }
