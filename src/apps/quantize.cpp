@@ -58,16 +58,14 @@ Status check_bounded(const Arguments& args, const tune::Recipe& recipe) {
 Status say_needs(const Arguments& args, const tune::Recipe& recipe, const model::Model& model,
                  const MemoryLimit& memory, Console& console) {
   OPTIQ_TRY(auto options, profile_options(args.profile));
-  if (memory.is_set()) {
-    options.memory = memory;
-    OPTIQ_TRY(const auto source, calibration_source(args.profile));
-    console.print(fmt::format("{} of disk beside {} while it profiles\n",
-                              format_bytes(profile::disk_needed(model, source, options)), args.out));
-    return {};
-  }
   OPTIQ_TRY(const double seconds, tune::estimate_seconds(model, recipe, args.profile.source.tokens,
                                                          options.label_draws, options.formats.size()));
   console.print(fmt::format("effort {}: about {}\n", args.effort, format_duration(seconds)));
+  if (!memory.is_set()) return {};
+  options.memory = memory;
+  OPTIQ_TRY(const auto source, calibration_source(args.profile));
+  console.print(fmt::format("{} of disk beside {} while it profiles\n",
+                            format_bytes(profile::disk_needed(model, source, options)), args.out));
   return {};
 }
 
@@ -286,9 +284,10 @@ void add_quantize(VerbTable& verbs) {
   verb->add_option("model", args->model, "Full-precision model folder")->required();
   verb->add_option("out", args->out, "Folder to write")->required();
   add_quality_options(verb, args->quality);
-  verb->add_option("--effort", args->effort,
-                   "fast, balanced (gptq, the plan corrected by what it costs) or best (rounding, scales and "
-                   "biases trained too)")
+  verb->add_option(
+          "--effort", args->effort,
+          "fast (range), balanced (gptq) or best (gptq; the plan corrected by what it costs, rounding, "
+          "scales and biases trained)")
       ->check(CLI::IsMember({"fast", "balanced", "best"}))
       ->capture_default_str();
   verb->add_option("--fold", args->folds,

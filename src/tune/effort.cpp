@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "optiq/base/threads.h"
+#include "optiq/model/stream.h"
 #include "optiq/tune/round.h"
 
 namespace optiq::tune {
@@ -14,7 +15,7 @@ constexpr double kGptqProductsPerSecond = 20e9;
 constexpr double kProjectionBytesPerSecond = 15e9;
 constexpr double kHeldOutSequences = 16;
 constexpr double kChecks = 12;
-constexpr double kGuards = 2;  ///< at most: hopeless ones are not carried out
+constexpr double kGuards = 2;  ///< at most: hopeless ones are not carried out; none within a limit of memory
 
 struct Size {
   double weights = 0;
@@ -31,17 +32,27 @@ Size size_of(const model::Model& model) {
   return size;
 }
 
-/// Seconds of one forward pass; the first one, which reads the weights, does not count.
-Result<double> time_forward(const model::Model& model, std::int64_t tokens) {
+/// Seconds that a stage's output takes; its first computation, which reads the weights, does not count.
+Result<double> time_stage(const model::Model& model, std::int64_t layer, const model::mx::array& hidden) {
+  const model::StageWeights weights(model, layer, std::nullopt);
+  const model::Pass pass{.compute = kernels::Compute::bf16};
   double seconds = 0;
-  const std::vector<std::int32_t> ids(static_cast<std::size_t>(tokens), 0);
   for (int i = 0; i < 2; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    const model::mx::array input(ids.data(), {1, static_cast<int>(tokens)}, model::mx::int32);
-    OPTIQ_CHECK(model::evaluate({model.forward(input, {.compute = kernels::Compute::bf16})}));
+    OPTIQ_CHECK(model::evaluate(
+        {layer == model::kOutsideBlocks ? model.head(hidden, pass) : model.block(layer, hidden, pass)}));
     seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
   return seconds;
+}
+
+/// Seconds of one forward pass: its blocks are taken to be alike.
+Result<double> time_forward(const model::Model& model, std::int64_t tokens) {
+  const auto& config = model.config();
+  const auto hidden = model::mx::ones({1, static_cast<int>(tokens), static_cast<int>(config.hidden)});
+  OPTIQ_TRY(const double block, time_stage(model, 0, hidden));
+  OPTIQ_TRY(const double head, time_stage(model, model::kOutsideBlocks, hidden));
+  return static_cast<double>(config.layers) * block + head;
 }
 
 }  // namespace
@@ -82,7 +93,8 @@ Result<double> estimate_seconds(const model::Model& model, const Recipe& recipe,
       draws * static_cast<double>(formats) * size.weights * 2 / (kProjectionBytesPerSecond * threads);
   const double profile = inputs + static_cast<double>(formats) * encoding +
                          sequences * (forward * (1 + 3 * draws) + projections);
-  const double plans = (1 + recipe.refine_rounds + kGuards) *
+  const bool is_streamed = model.checkpoint().access() == Access::streamed;
+  const double plans = (1 + recipe.refine_rounds + (is_streamed ? 0 : kGuards)) *
                        (encoding + (compensates ? 1.5 * inputs : 0.0) + 5 * kHeldOutSequences * forward);
   const RoundOptions rounding;
   const double steps = static_cast<double>(rounding.steps * rounding.batch_sequences);

@@ -112,6 +112,11 @@ class Bounded(CliTest):
             self.succeed(*arguments)
             self.assertEqual(folder_content(self.folder / effort), first)
 
+    def test_quantize_says_its_needs_first(self):
+        done = self.run_optiq("quantize", self.model, "out", "--bpw", "6", "--effort", "fast", "--calibration", self.text,
+                              "--sequences", "2", "--tokens", "32", "--eval-sequences", "2", "--max-memory", "1GB")
+        self.assertRegex(done.stdout, r"^effort fast: about [\d.]+ .*\n[\d.]+ \w+ of disk beside out while it profiles\n")
+
     def test_a_removed_shard(self):
         model = pathlib.Path(shutil.copytree(self.large, self.folder / "copy"))
         shard = sorted(model.glob("*.safetensors"))[1]

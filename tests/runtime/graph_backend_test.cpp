@@ -1,6 +1,7 @@
 // A GPU's backend, on whatever device MLX has.
 #include <gtest/gtest.h>
 
+#include "optiq/plan/memory.h"
 #include "src/runtime/backend.h"
 #include "support/seed.h"
 #include "support/temporary_folder.h"
@@ -70,6 +71,29 @@ TEST(GraphBackend, GoesBackAndOn) {
     if (kept > 0) (void)fed(*fresh, {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(kept)});
     const auto more = random_tokens(random, 100);
     EXPECT_LT(distance(fed(*backend, more), fed(*fresh, more)), tolerance()) << kept;
+  }
+}
+
+/// A dequantized copy of one block's keys and values alone would be 128 MiB at the end.
+TEST(GraphBackend, PeaksBelowThePlannedFigure) {
+  if (model::mx::default_device() == model::mx::Device::cpu) GTEST_SKIP() << "the device is not a GPU";
+  Random random(test::seed());
+  const model::Model model = test::wide_model("llama", random, 32, 16);
+  (void)fed(*make_graph_backend(model, {}), random_tokens(random, 8));  // weights come to the GPU
+  for (const CacheFormat format :
+       {CacheFormat(f16), CacheFormat(packed4), {packed8, packed3}, {f16, packed4}}) {
+    for (const std::size_t context : {600, 4096, 20000, 32768}) {
+      model::mx::clear_cache();
+      model::mx::reset_peak_memory();
+      const std::size_t before = model::mx::get_active_memory();
+      const auto backend = make_graph_backend(model, {.cache = format});
+      (void)fed(*backend, random_tokens(random, context - 20));
+      for (int i = 0; i < 20; ++i) (void)fed(*backend, random_tokens(random, 1));
+      const plan::MemoryNeed need{.context_tokens = static_cast<std::int64_t>(context), .cache = format};
+      const plan::MemoryUse planned = plan::memory_use(plan::memory_shape(model), need).value();
+      EXPECT_LE(model::mx::get_peak_memory() - before, planned.total()) << context << " tokens";
+      EXPECT_GE(model::mx::get_active_memory() - before, planned.cache_bytes / 2) << context << " tokens";
+    }
   }
 }
 

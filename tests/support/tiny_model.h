@@ -43,16 +43,18 @@ inline model::Model golden_model(const std::string& name) {
   return model::Model::open(golden_folder(name)).value();
 }
 
-/// A golden model with heads of 64 and many positions.
-inline model::Model wide_model(const std::string& name, Random& random) {
+/// A golden model with heads of 64, many of them if need be, and many positions.
+inline model::Model wide_model(const std::string& name, Random& random, int heads = 4, int kv_heads = 2) {
   ModelFolder folder = ModelFolder::golden(name);
   folder.config["head_dim"] = 64;
-  folder.config["max_position_embeddings"] = 4096;
+  folder.config["num_attention_heads"] = heads;
+  folder.config["num_key_value_heads"] = kv_heads;
+  folder.config["max_position_embeddings"] = 65536;
   for (const std::string layer : {"0", "1"}) {
     const std::string block = "model.layers." + layer + ".self_attn.";
-    for (const auto& [module, out] : {std::pair{"q", 256}, {"k", 128}, {"v", 128}})
+    for (const auto& [module, out] : {std::pair{"q", 64 * heads}, {"k", 64 * kv_heads}, {"v", 64 * kv_heads}})
       folder.set(block + module + "_proj.weight", random_array(random, {out, 32}, mx::float32, 0.2));
-    folder.set(block + "o_proj.weight", random_array(random, {32, 256}, mx::float32, 0.05));
+    folder.set(block + "o_proj.weight", random_array(random, {32, 64 * heads}, mx::float32, 0.05));
   }
   const TemporaryFolder place;
   return open_model(folder, place.path());

@@ -25,8 +25,9 @@ struct Recipe {
 };
 Recipe recipe_of(Effort effort);
 
-/// Seconds that profiling with `fisher`, encoding and tuning will take on this machine, roughly, from
-/// one timed forward pass of `tokens` tokens. `formats`: how many are measured.
+/// Seconds that profiling with `fisher`, encoding, tuning and measuring will take on this machine, roughly,
+/// from the time that `tokens` tokens take in the first block and the head. `formats`: how many are priced. Of
+/// a streamed model a stage at a time is in memory.
 Result<double> estimate_seconds(const model::Model& model, const Recipe& recipe, std::int64_t tokens,
                                 std::int64_t label_draws, std::size_t formats);
 
