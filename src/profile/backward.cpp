@@ -42,16 +42,16 @@ void add_products(const std::vector<mx::array>& gradients, const std::vector<con
                   std::size_t stride, double* sums) {
   const std::size_t elements = gradients.front().size(), runs = (elements + kRun - 1) / kRun;
   const std::size_t products = gradients.size() * changes.size();
+  std::vector<const float*> values;  // asked for by one thread: a GPU's memory may have to move for it
+  for (const mx::array& gradient : gradients) values.push_back(gradient.data<float>());
   std::vector<float> parts(runs * products);
   parallel_for(runs, 1, [&](std::size_t first, std::size_t last) {
     for (std::size_t run = first; run < last; ++run) {
       const std::size_t begin = run * kRun, count = std::min(kRun, elements - begin);
       float* part = &parts[run * products];
       for (const std::uint16_t* change : changes) {
-        for (const mx::array& gradient : gradients) {
-          *part++ = kernels::cpu::dot(kernels::cpu::Storage::bf16, change + begin, count,
-                                      gradient.data<float>() + begin);
-        }
+        for (const float* gradient : values)
+          *part++ = kernels::cpu::dot(kernels::cpu::Storage::bf16, change + begin, count, gradient + begin);
       }
     }
   });

@@ -47,10 +47,12 @@ mx::array as_cached(CachePart part, int bits, const mx::array& x) {
   const HeadShape shape(x);
   mx::array y = mx::zeros(x.shape(), mx::float32);
   y.eval();
+  const float* from = x.data<float>();
+  float* to = y.data<float>();
   parallel_for(shape.heads, 1, [&](std::size_t begin, std::size_t end) {
     for (std::size_t h = begin; h < end; ++h) {
-      cpu::round_as_cached(part, storage_of(bits), x.data<float>() + h * shape.head_size(), shape.tokens,
-                           shape.head_dim, y.data<float>() + h * shape.head_size());
+      cpu::round_as_cached(part, storage_of(bits), from + h * shape.head_size(), shape.tokens, shape.head_dim,
+                           to + h * shape.head_size());
     }
   });
   return y;
@@ -60,11 +62,12 @@ std::vector<float> project_cache(CachePart part, const mx::array& x, const mx::a
   const HeadShape shape(x);
   constexpr std::size_t kOptions = std::size(kCacheBits);
   std::vector<double> sums(kOptions * shape.heads);
+  const float *held = x.data<float>(), *slopes = gradient.data<float>();
   parallel_for(sums.size(), 1, [&](std::size_t begin, std::size_t end) {
     std::vector<float> y(shape.head_size());
     for (std::size_t task = begin; task < end; ++task) {
       const std::size_t first = task % shape.heads * shape.head_size();
-      const float *from = x.data<float>() + first, *slope = gradient.data<float>() + first;
+      const float *from = held + first, *slope = slopes + first;
       cpu::round_as_cached(part, storage_of(kCacheBits[task / shape.heads]), from, shape.tokens,
                            shape.head_dim, y.data());
       for (std::size_t i = 0; i < y.size(); ++i)
