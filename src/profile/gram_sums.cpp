@@ -37,8 +37,8 @@ void add_triangle(const mx::array& gram, std::vector<double>& sum) {
   });
 }
 
-/// The whole matrix, over `tokens`.
-std::vector<float> mean_of(const std::vector<double>& sum, std::size_t width, std::int64_t tokens) {
+/// The whole matrix, over `tokens`; the sum's memory is given back.
+std::vector<float> mean_of(std::vector<double> sum, std::size_t width, std::int64_t tokens) {
   std::vector<float> mean(width * width);
   parallel_for(width, 64, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) {
@@ -98,8 +98,7 @@ Result<Grams> GramSums::means(std::int64_t tokens) && {
   Grams grams;
   for (auto& [module, sum] : sums_) {
     const auto width = static_cast<std::size_t>(std::sqrt(2.0 * static_cast<double>(sum.size())));
-    std::vector<float> mean = mean_of(sum, width, tokens);
-    sum = {};
+    std::vector<float> mean = mean_of(std::move(sum), width, tokens);
     OPTIQ_TRY(auto gram, quant::Gram::make(std::move(mean), static_cast<std::int64_t>(width), module));
     grams[module] = std::make_shared<const quant::Gram>(std::move(gram));
   }

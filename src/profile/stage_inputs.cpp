@@ -83,7 +83,7 @@ Status StageInputs::keep(Store& store, const mx::array& input) {
   if (!is_last) return {};
   const int side = static_cast<int>(width);
   const mx::array whole(store.sum.data(), {side, side}, mx::float32);
-  store.sum = {};
+  std::vector<float>().swap(store.sum);  // its memory, too
   return store.arrays.put(static_cast<std::size_t>(sequence_ / pieces_.length), whole);
 }
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "optiq/base/memory.h"
 #include "optiq/base/random.h"
 #include "src/profile/gram_sums.h"
 #include "support/seed.h"
@@ -69,6 +70,25 @@ TEST(GramSums, AreRoundedOnceWhateverTheirOrder) {
   std::ranges::reverse(inputs);
   EXPECT_EQ(means(inputs), found);
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they hold what is freed
+/// One Gram of a block can take a gigabyte: means take the place of sums.
+TEST(GramSums, MeansTakeThePlaceOfSums) {
+  Random random(test::seed());
+  const int width = 3000;
+  GramSums sums(kernels::Compute::f32);
+  for (const char* module : {"a", "b", "c"}) sums.add(module, random_inputs(random, 2, width));
+  ASSERT_TRUE(sums.evaluate());
+  mx::clear_cache();
+  return_freed_memory();
+  const std::uint64_t before = resident_memory().now_bytes;
+  const auto grams = std::move(sums).means(2);
+  ASSERT_TRUE(grams);
+  return_freed_memory();
+  const std::uint64_t gram_bytes = std::uint64_t{width} * width * sizeof(float);
+  EXPECT_LT(resident_memory().now_bytes, before + gram_bytes);
+}
+#endif
 
 /// A worker whose sequences begin in the middle weighs them by their own weights.
 TEST(GramSums, WeightsBeginAtTheFirstToken) {

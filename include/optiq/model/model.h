@@ -111,7 +111,8 @@ class Model {
   [[nodiscard]] KvCache make_cache(const std::vector<kernels::cpu::CacheFormat>& formats = {}) const;
 
   /// The pieces of a forward pass. tokens i32 [batch, T] → hidden f32 [batch, T, hidden] → logits f32 [batch,
-  /// T, vocab]. They build graphs and throw what MLX throws only on programmers' mistakes.
+  /// T, vocab]; over a cache on a GPU in the weights' dtype. They build graphs and throw what MLX throws only
+  /// on programmers' mistakes.
   [[nodiscard]] mx::array embed(const mx::array& tokens, const Pass& pass = {}) const;
   [[nodiscard]] mx::array block(std::int64_t layer, const mx::array& hidden, const Pass& pass = {}) const;
   [[nodiscard]] mx::array head(const mx::array& hidden, const Pass& pass = {}) const;
