@@ -16,13 +16,14 @@ using kernels::cpu::CacheStorage;
 /// content_specs' order.
 constexpr std::size_t kKeys = 0, kValues = 1, kKeyPages = 2;
 
-constexpr int pages_of(int tokens) {
-  return (tokens + kPage - 1) / kPage;
+/// Rounded up, for any int.
+constexpr int steps_of(int tokens, int step) {
+  return tokens / step + (tokens % step > 0 ? 1 : 0);
 }
 
 /// The number of pages that hold something: a cache that went back has more.
 int held_pages(const LayerCache& cache) {
-  return pages_of(cache.packed - cache.released);
+  return steps_of(cache.packed - cache.released, kPage);
 }
 
 /// `page`: as [pages, 1, kv_heads, ...] of elements.
@@ -63,7 +64,7 @@ mx::array copied(const mx::array& x, int axis, int count) {
 /// Tokens in front of those that a query behind `tokens` sees.
 int unseen(const CacheShape& shape, int tokens) {
   const auto window = static_cast<int>(shape.window);
-  return window > 0 && tokens + 1 > window ? tokens + 1 - window : 0;
+  return window > 0 && tokens >= window ? tokens - window + 1 : 0;
 }
 
 Status set_plain_counts(LayerCache& cache, const CacheShape& shape, const io::TensorView& keys) {
@@ -86,10 +87,11 @@ Status set_packed_counts(LayerCache& cache, const CacheShape& shape, const io::T
                 keys.name, kRecentTokens, cache.tokens, kChunk, rows);
   }
   cache.packed = static_cast<int>(packed);
-  const int all = pages_of(cache.packed), most_gone = unseen(shape, cache.tokens) / kPage;
+  const int all = steps_of(cache.packed, kPage),
+            most_gone = std::min(unseen(shape, cache.tokens), cache.packed) / kPage;
   if (held > all || all - held > most_gone) {
     return fail(ErrorCode::bad_input, "tensor {}: expected {} to {} pages, got {}", key_pages.name,
-                std::max(0, all - most_gone), all, held);
+                all - most_gone, all, held);
   }
   cache.released = (all - static_cast<int>(held)) * kPage;
   return {};
@@ -113,7 +115,7 @@ mx::array filled(const mx::Shape& shape, mx::Dtype dtype, std::span<const std::b
 
 /// Keys or values with room for as many rows as append() and settle() leave it.
 mx::array filled_rows(const CacheShape& shape, const io::TensorView& view) {
-  const int rows = static_cast<int>(view.shape[2]), steps = std::max(1, (rows + kCacheStep - 1) / kCacheStep);
+  const int steps = std::max(1, steps_of(static_cast<int>(view.shape[2]), kCacheStep));
   const int capacity = shape.format.is_packed() ? kRecentTokens : steps * kCacheStep;
   const auto heads = static_cast<int>(shape.kv_heads), width = static_cast<int>(shape.head_dim);
   return filled({1, heads, capacity, width}, mlx_dtype(view.dtype).value(), view.bytes, shape.kv_heads);
