@@ -6,7 +6,7 @@ namespace optiq::apps {
 
 void add_prompt_cache_options(CLI::App* verb, PromptCacheArguments& args) {
   CLI::Option* file = verb->add_option("--prompt-cache", args.file,
-                                       "CPU: a file of computed tokens. What of the prompt is in it is not "
+                                       "A file of computed tokens. What of the prompt is in it is not "
                                        "computed again; then it is written for this prompt");
   CLI::Option* all =
       verb->add_flag("--prompt-cache-all", args.whole, "Write it at the end, with what was generated")
@@ -16,7 +16,6 @@ void add_prompt_cache_options(CLI::App* verb, PromptCacheArguments& args) {
 
 Status PromptCacheArguments::load(runtime::Session& session) const {
   if (file.empty()) return {};
-  OPTIQ_CHECK(session.check_prompt_cache(file));
   std::error_code ignored;
   if (!read_only && !std::filesystem::exists(file, ignored)) return {};
   return session.restore(file);

@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 
+#include "load_weights.h"
 #include "packed_attention.h"
 #include "packed_cache.h"
 
@@ -41,20 +42,20 @@ void release(LayerCache& cache, int window) {
   cache.released += gone;
 }
 
-mx::Dtype dtype_of(kernels::cpu::CacheStorage storage) {
-  if (storage == kernels::cpu::CacheStorage::f32) return mx::float32;
-  return storage == kernels::cpu::CacheStorage::bf16 ? mx::bfloat16 : mx::float16;
-}
-
 /// Rounded to the format's type, f16's within its finite range.
 mx::array stored(const mx::array& x, kernels::cpu::CacheStorage storage) {
-  const mx::Dtype dtype = dtype_of(storage);
+  const mx::Dtype dtype = mlx_dtype(stored_dtype(storage)).value();
   if (dtype != mx::float16 || x.dtype() == mx::float16) return mx::astype(x, dtype);
   constexpr float kLargest = 65504;
   return mx::astype(mx::clip(mx::astype(x, mx::float32), mx::array(-kLargest), mx::array(kLargest)), dtype);
 }
 
 }  // namespace
+
+DType stored_dtype(kernels::cpu::CacheStorage storage) {
+  if (storage == kernels::cpu::CacheStorage::f32) return DType::f32;
+  return storage == kernels::cpu::CacheStorage::bf16 ? DType::bf16 : DType::f16;
+}
 
 KeysValues append(LayerCache& cache, const KeysValues& fresh, int window) {
   check_batch(cache, fresh);

@@ -20,6 +20,9 @@ void check_batch(const LayerCache& cache, const KeysValues& fresh);
 
 inline constexpr int kCacheStep = 256;
 
+/// Of keys or values that are not in pages.
+DType stored_dtype(kernels::cpu::CacheStorage storage);
+
 /// kernels::attention of q [batch, heads, T, head_dim] over the keys and values of a cache, in the dtype that
 /// they have (CPU: f32). In q's dtype.
 mx::array attend_to(const KeysValues& all, const mx::array& q, float scale, int window);

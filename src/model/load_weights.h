@@ -7,6 +7,9 @@
 
 namespace optiq::model {
 
+/// Nothing for those that weights and caches do not have.
+std::optional<mx::Dtype> mlx_dtype(DType dtype);
+
 /// An array over the tensor's bytes. No copy on CPU unless they are misaligned for their dtype; the array
 /// keeps the mapping alive. bad_input (naming the tensor) for a dtype that MLX lacks or an extent beyond
 /// int32.

@@ -6,22 +6,6 @@
 namespace optiq::model {
 namespace {
 
-Result<mx::Dtype> mlx_dtype(const io::TensorView& tensor) {
-  switch (tensor.dtype) {
-    case DType::u32:
-      return mx::uint32;
-    case DType::f16:
-      return mx::float16;
-    case DType::bf16:
-      return mx::bfloat16;
-    case DType::f32:
-      return mx::float32;
-    default:
-      return fail(ErrorCode::bad_input, "{}: tensor {}: expected F16, BF16, F32 or U32, got {}",
-                  tensor.file.path().string(), tensor.name, dtype_name(tensor.dtype));
-  }
-}
-
 Result<mx::Shape> mlx_shape(const io::TensorView& tensor) {
   mx::Shape shape;
   for (const std::int64_t extent : tensor.shape) {
@@ -60,13 +44,32 @@ mx::array wrap(std::shared_ptr<const void> owner, const void* data, mx::Shape sh
 
 }  // namespace
 
+std::optional<mx::Dtype> mlx_dtype(DType dtype) {
+  switch (dtype) {
+    case DType::u32:
+      return mx::uint32;
+    case DType::f16:
+      return mx::float16;
+    case DType::bf16:
+      return mx::bfloat16;
+    case DType::f32:
+      return mx::float32;
+    default:
+      return std::nullopt;
+  }
+}
+
 Result<mx::array> map_tensor(const io::TensorView& tensor) {
-  OPTIQ_TRY(const mx::Dtype dtype, mlx_dtype(tensor));
+  const std::optional<mx::Dtype> dtype = mlx_dtype(tensor.dtype);
+  if (!dtype) {
+    return fail(ErrorCode::bad_input, "{}: tensor {}: expected F16, BF16, F32 or U32, got {}",
+                tensor.file.path().string(), tensor.name, dtype_name(tensor.dtype));
+  }
   OPTIQ_TRY(mx::Shape shape, mlx_shape(tensor));
   const std::byte* data = tensor.bytes.data();
   const bool aligned = reinterpret_cast<std::uintptr_t>(data) % dtype_bytes(tensor.dtype) == 0;
   if (aligned) {
-    return wrap(std::make_shared<MappedFile>(tensor.file), data, std::move(shape), dtype);
+    return wrap(std::make_shared<MappedFile>(tensor.file), data, std::move(shape), *dtype);
   }
   if (tensor.file.access() == Access::streamed) {
     return fail(ErrorCode::out_of_resources,
@@ -77,7 +80,7 @@ Result<mx::array> map_tensor(const io::TensorView& tensor) {
   auto copy = std::make_shared<std::vector<std::uint64_t>>(1 + (tensor.bytes.size() + 7) / 8);
   std::uint64_t* begin = copy->data() + 1;
   std::memcpy(begin, data, tensor.bytes.size());
-  return wrap(std::move(copy), begin, std::move(shape), dtype);
+  return wrap(std::move(copy), begin, std::move(shape), *dtype);
 }
 
 }  // namespace optiq::model

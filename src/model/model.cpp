@@ -1,11 +1,11 @@
 #include "optiq/model/model.h"
 
 #include <algorithm>
-#include <new>
 #include <stdexcept>
 
 #include "decoder.h"
 #include "load_weights.h"
+#include "no_throw.h"
 
 namespace optiq::model {
 
@@ -121,17 +121,7 @@ mx::array Model::forward(const mx::array& tokens, const Pass& pass) const {
 }
 
 Status evaluate(std::vector<mx::array> arrays) {
-  try {
-    mx::eval(std::move(arrays));
-    return {};
-  } catch (const std::bad_alloc&) {
-    return fail(ErrorCode::out_of_resources, "evaluating: not enough memory");
-  } catch (const std::exception& error) {
-    const std::string_view text = error.what();
-    const bool memory =
-        text.find("alloc") != std::string_view::npos || text.find("out of memory") != std::string_view::npos;
-    return fail(memory ? ErrorCode::out_of_resources : ErrorCode::internal, "evaluating: {}", text);
-  }
+  return no_throw("evaluating", [&] { mx::eval(std::move(arrays)); });
 }
 
 std::int64_t parameter_count(const Model& model) {

@@ -7,9 +7,6 @@ namespace {
 
 using kernels::cpu::CacheStorage;
 
-/// Beside pages, keys and values have room for so many tokens, more only in a pass.
-constexpr int kRecentTokens = 2 * kChunk;
-
 constexpr int rounded_up(int n, int step) {
   return (n + step - 1) / step * step;
 }

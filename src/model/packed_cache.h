@@ -7,6 +7,8 @@ namespace optiq::model {
 
 inline constexpr int kPage = static_cast<int>(kernels::cpu::kCachePage);
 inline constexpr int kChunk = static_cast<int>(kernels::cpu::kCacheChunk);
+/// Beside pages, keys and values have room for so many tokens, more only in a pass.
+inline constexpr int kRecentTokens = 2 * kChunk;
 
 /// Puts `fresh` (f16) behind what the cache holds, unpacked; lets go before of pages that a `window` (0:
 /// none) has left more than kPage tokens behind. Throws as append().

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "graph_cache.h"
 #include "optiq/engine/prompt_cache.h"
 
 namespace optiq::runtime {
@@ -22,7 +23,6 @@ class EngineBackend : public Backend {
     return engine_.tokens();
   }
   [[nodiscard]] std::span<const float> logits() const override { return engine_.logits(); }
-  Status check_prompt_cache(const std::filesystem::path&) const override { return {}; }
   Status save(const std::filesystem::path& path, std::span<const std::int32_t> tokens) const override {
     return engine::write_prompt_cache(path, engine_, tokens);
   }
@@ -74,15 +74,11 @@ class GraphBackend : public Backend {
     return tokens;
   }
   [[nodiscard]] std::span<const float> logits() const override { return logits_; }
-  Status check_prompt_cache(const std::filesystem::path& path) const override {
-    return fail(ErrorCode::usage, "{}: prompt caches are for generation on a CPU: a GPU keeps its own cache",
-                path.string());
-  }
-  Status save(const std::filesystem::path& path, std::span<const std::int32_t>) const override {
-    return check_prompt_cache(path);
+  Status save(const std::filesystem::path& path, std::span<const std::int32_t> tokens) const override {
+    return write_graph_cache(path, model_, {cache_, logits_, tokens});
   }
   Result<std::vector<std::int32_t>> restore(const std::filesystem::path& path) override {
-    return tl::unexpected(check_prompt_cache(path).error());
+    return read_graph_cache(path, model_, cache_, logits_);
   }
   [[nodiscard]] const model::Model& model() const override { return model_; }
 

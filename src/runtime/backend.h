@@ -21,9 +21,7 @@ class Backend {
   virtual std::size_t truncate(std::size_t tokens) = 0;
   /// As engine::Engine::logits().
   [[nodiscard]] virtual std::span<const float> logits() const = 0;
-  /// usage on a GPU, which keeps a cache of its own; else the next two are engine::write_prompt_cache and
-  /// read_prompt_cache.
-  virtual Status check_prompt_cache(const std::filesystem::path& path) const = 0;
+  /// As engine::write_prompt_cache and read_prompt_cache; engine and graphs refuse each other's files.
   virtual Status save(const std::filesystem::path& path, std::span<const std::int32_t> tokens) const = 0;
   virtual Result<std::vector<std::int32_t>> restore(const std::filesystem::path& path) = 0;
   [[nodiscard]] virtual const model::Model& model() const = 0;

@@ -77,10 +77,6 @@ void Session::keep_prefix(std::span<const std::int32_t> tokens) {
   history_.resize(backend_->truncate(kept));
 }
 
-Status Session::check_prompt_cache(const std::filesystem::path& path) const {
-  return backend_->check_prompt_cache(path);
-}
-
 Status Session::save(const std::filesystem::path& path) const {
   return backend_->save(path, history_);
 }

@@ -4,10 +4,11 @@
 #include <gtest/gtest.h>
 
 #include "optiq/base/random.h"
-#include "optiq/io/safetensors.h"
+#include "optiq/engine/prompt_cache_file.h"
 #include "support/contains.h"
 #include "support/file_size_limit.h"
 #include "support/seed.h"
+#include "support/tensor_file.h"
 #include "support/tiny_model.h"
 
 namespace optiq::engine {
@@ -155,45 +156,14 @@ TEST_F(PromptCaches, AreWrittenWholeOrNotAtAll) {
 /// The file of 300 tokens of the tiny llama at 4 bits, and ways to bend it.
 class BadPromptCaches : public PromptCaches {
  protected:
-  struct Content {
-    std::map<std::string, std::string> metadata;
-    std::vector<io::TensorSpec> specs;
-    std::vector<std::vector<std::byte>> bytes;
-
-    std::size_t index(const std::string& name) const {
-      const auto found = std::ranges::find(specs, name, &io::TensorSpec::name);
-      return static_cast<std::size_t>(found - specs.begin());
-    }
-    /// Another extent, and bytes of zeros.
-    void resize(const std::string& name, std::vector<std::int64_t> shape) {
-      io::TensorSpec& spec = specs.at(index(name));
-      spec.shape = std::move(shape);
-      bytes[index(name)].assign(io::tensor_bytes(spec).value(), std::byte{0});
-    }
-    void erase(const std::string& name) {
-      const auto i = static_cast<std::ptrdiff_t>(index(name));
-      specs.erase(specs.begin() + i);
-      bytes.erase(bytes.begin() + i);
-    }
-  };
+  using Content = test::TensorFile;
 
   void SetUp() override {
     Engine engine(model_, options_);
     prompt_ = random_ids(random_, 300);
     fed(engine, prompt_);
     ASSERT_TRUE(write_prompt_cache(file_, engine, prompt_));
-    const auto read = io::SafetensorsFile::open(file_).value();
-    good_.metadata = read.metadata();
-    for (const auto& [name, view] : read.tensors()) {
-      good_.specs.push_back({name, view.dtype, view.shape});
-      good_.bytes.emplace_back(view.bytes.begin(), view.bytes.end());
-    }
-  }
-
-  static void write(const std::filesystem::path& path, const Content& content) {
-    auto writer = io::SafetensorsWriter::create(path, content.specs, content.metadata).value();
-    for (const auto& bytes : content.bytes) ASSERT_TRUE(writer.append(bytes));
-    ASSERT_TRUE(writer.finish());
+    good_ = Content::read(file_);
   }
 
   /// Refused with bad_input by an engine that then still goes on with what it had.
@@ -214,7 +184,7 @@ class BadPromptCaches : public PromptCaches {
   void expect_bent_is_refused(const std::vector<std::string>& mentions, const Change& change) {
     Content content = good_;
     change(content);
-    write(folder_.path() / "bent", content);
+    content.write(folder_.path() / "bent");
     expect_refused(folder_.path() / "bent", engine_, mentions);
   }
 
@@ -282,7 +252,7 @@ TEST_F(BadPromptCaches, ThatLieAreRefused) {
                          [](Content& c) { c.resize("logits", {63}); });
   expect_bent_is_refused({"expected", "tensors"}, [](Content& c) { c.erase("blocks.1.pages"); });
   expect_bent_is_refused({"tensor blocks.1.pages", "none"},
-                         [](Content& c) { c.specs[c.index("blocks.1.pages")].name = "blocks.1.sages"; });
+                         [](Content& c) { c.spec("blocks.1.pages").name = "blocks.1.sages"; });
   expect_bent_is_refused({"tensor blocks.1.pages", "U8 [-1, "}, [&](Content& c) {
     c.resize("blocks.1.pages", {1, page - 1});
   });
@@ -295,7 +265,7 @@ TEST_F(BadPromptCaches, ThatLieAreRefused) {
     c.resize("blocks.0.recent_values", {kv_heads, 107, d});
   });
   expect_bent_is_refused({"tensor blocks.0.recent_keys", "BF16"},
-                         [](Content& c) { c.specs[c.index("blocks.0.recent_keys")].dtype = DType::bf16; });
+                         [](Content& c) { c.spec("blocks.0.recent_keys").dtype = DType::bf16; });
 }
 
 }  // namespace

@@ -1,12 +1,9 @@
 // A sequence in a file: what an engine has computed of a prompt, so that the same prompt, or one that begins
 // like it, need not be computed again.
 //
-// A safetensors file. Metadata: "format" "optiq-prompt-cache", "version" "1", "checkpoint" (a fingerprint, 16
-// hex digits), "compute" ("int8" or "f32"), and of every block "blocks.N.cache" as "KEYS/VALUES" in the names
-// of cache_storage_name(), or "KEYS rotated/VALUES" (Options::rotates). Tensors:
+// A file as prompt_cache_file.h has it. "compute" is "int8" or "f32"; keys are named rotated where
+// Options::rotates. Tensors of a block:
 //
-//   tokens           I32 [tokens]
-//   logits           F32 [vocabulary]: behind the last token; [0] where they are not known
 //   blocks.N.pages   U8 [pages, CacheShape::page_bytes()]: as they lie in memory (kernels/kv_cache.h)
 //   blocks.N.recent_keys, blocks.N.recent_values
 //                    F16 [kv_heads, recent, head_dim]: those that wait to be packed; recent is 0 in a format
@@ -16,16 +13,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
-#include <string_view>
 #include <vector>
 
 #include "optiq/base/result.h"
 #include "optiq/engine/engine.h"
 
 namespace optiq::engine {
-
-/// "f32", "f16", "bf16", "int8"; a packed one by its bits.
-std::string_view cache_storage_name(kernels::cpu::CacheStorage storage);
 
 /// Replaces `path` by what `engine` holds; `tokens` are those it was fed. It appears whole or not at all:
 /// out_of_resources where it cannot be written. usage for no tokens, or another number than the engine holds.

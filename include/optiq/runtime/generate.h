@@ -73,8 +73,7 @@ class Session {
   void keep_prefix(std::span<const std::int32_t> tokens);
 
   /// Writes what was fed to a prompt cache, or takes the place of what was fed from one (then history() is
-  /// its tokens). Errors: those of engine/prompt_cache.h and of check_prompt_cache.
-  Status check_prompt_cache(const std::filesystem::path& path) const;  ///< usage on a GPU
+  /// its tokens). Errors: those of engine/prompt_cache.h, on a GPU too.
   Status save(const std::filesystem::path& path) const;
   Status restore(const std::filesystem::path& path);
   /// Tokens in the cache.
