@@ -67,7 +67,9 @@ void Console::end_progress() {
 }
 
 void Console::print(const std::string& text) const {
-  if (!json && workers.is_first()) std::fputs(text.c_str(), stdout);
+  if (json || !workers.is_first()) return;
+  std::fputs(text.c_str(), stdout);
+  std::fflush(stdout);  // through a pipe, too, it is read while work goes on
 }
 
 void Console::print_json(const Json& object) const {
