@@ -5,6 +5,7 @@
 #include "load_weights.h"
 #include "packed_attention.h"
 #include "packed_cache.h"
+#include "slice.h"
 
 namespace optiq::model {
 namespace {
@@ -15,7 +16,7 @@ mx::Shape with_tokens(mx::Shape shape, int tokens) {
 }
 
 mx::array first_tokens(const mx::array& buffer, int tokens) {
-  return mx::slice(buffer, {0, 0, 0, 0}, with_tokens(buffer.shape(), tokens));
+  return sliced(buffer, 2, 0, tokens);
 }
 
 /// The buffer with room for `needed` tokens, the valid ones kept.
@@ -37,7 +38,7 @@ void release(LayerCache& cache, int window) {
   if (window == 0 || excess < kCacheStep) return;
   const int gone = excess / kCacheStep * kCacheStep;
   for (mx::array* buffer : {&cache.keys, &cache.values}) {
-    *buffer = mx::slice(*buffer, {0, 0, gone, 0}, with_tokens(buffer->shape(), cache.rows()));
+    *buffer = sliced(*buffer, 2, gone, cache.rows());
   }
   cache.released += gone;
 }

@@ -6,6 +6,7 @@
 #include "load_weights.h"
 #include "no_throw.h"
 #include "packed_cache.h"
+#include "slice.h"
 
 namespace optiq::model {
 namespace {
@@ -55,9 +56,7 @@ std::vector<mx::array*> slots_of(LayerCache& cache) {
 /// The first `count` along an axis, copied: what is read in place on the CPU leaves a GPU's memory for good.
 mx::array copied(const mx::array& x, int axis, int count) {
   if (count == 0) return mx::array({});
-  mx::Shape stop = x.shape();
-  stop[static_cast<std::size_t>(axis)] = count;
-  const mx::array part = mx::slice(x, mx::Shape(x.ndim(), 0), stop);
+  const mx::array part = sliced(x, axis, 0, count);
   return mx::contiguous(mx::where(mx::array(true), part, part));
 }
 

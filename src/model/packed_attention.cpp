@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "packed_cache.h"
+#include "slice.h"
 
 namespace optiq::model {
 namespace {
@@ -17,8 +18,8 @@ constexpr std::int64_t kMostMatrices = 65535;
 /// what is made of the other on its way from f32 to f16.
 constexpr std::int64_t kUnpackedBytes = 16;
 
-/// Rows are those of one head's group, one query head after another: what shares keys and
-/// values is one product.
+/// Rows are those of one head's group, one query head after another: what shares keys and values is one
+/// product.
 struct Queries {
   mx::array rows;  ///< f32 [matrices, heads of a group · tokens, head_dim], scaled
   int heads = 0;   ///< of a group
@@ -45,10 +46,7 @@ struct Tile {
   int bits, first, count;
 
   [[nodiscard]] mx::array of(const mx::array& array, mx::Dtype dtype) const {
-    mx::Shape start(array.ndim(), 0), stop = array.shape();
-    start[0] = first;
-    stop[0] = first + count;
-    return mx::astype(mx::flatten(mx::slice(array, start, stop), 0, 2), dtype);
+    return mx::astype(mx::flatten(sliced(array, 0, first, first + count), 0, 2), dtype);
   }
   [[nodiscard]] mx::array elements() const { return of(pages.elements, bits > 0 ? mx::uint32 : mx::float32); }
   [[nodiscard]] mx::array scales() const { return of(pages.scales, mx::float32); }
@@ -102,9 +100,7 @@ mx::array masked(const mx::array& scores, const Queries& queries, const mx::arra
 Sums sums_of_recent(const LayerCache& cache, const Queries& queries) {
   const int rows = cache.rows();
   const auto recent = [&](const mx::array& buffer) {
-    mx::Shape stop = buffer.shape();
-    stop[2] = rows;
-    return mx::astype(mx::flatten(mx::slice(buffer, {0, 0, 0, 0}, stop), 0, 1), mx::float32);
+    return mx::astype(mx::flatten(sliced(buffer, 2, 0, rows), 0, 1), mx::float32);
   };
   const mx::array positions = mx::arange(cache.packed, cache.tokens);
   const mx::array scores = masked(mx::matmul(queries.rows, mx::swapaxes(recent(cache.keys), 1, 2)), queries,
@@ -177,14 +173,11 @@ mx::array attend_wide(const LayerCache& cache, const mx::array& q, float scale, 
   std::vector<mx::array> parts;
   for (int first = 0; first < kv_heads; first += count) {
     const int end = std::min(first + count, kv_heads);
-    mx::Shape start(4, 0), stop = q.shape();
-    start[1] = first * group;
-    stop[1] = end * group;
     const KeysValues unpacked = unpacked_heads(cache, first, end);
     // One after another: else what is unpacked for many heads and blocks would be there at once.
     mx::eval(unpacked.keys);
     mx::eval(unpacked.values);
-    parts.push_back(attend_to(unpacked, mx::slice(q, start, stop), scale, window));
+    parts.push_back(attend_to(unpacked, sliced(q, 1, first * group, end * group), scale, window));
     mx::eval(parts.back());
   }
   return mx::concatenate(parts, 1);

@@ -1,6 +1,7 @@
 #include "packed_cache.h"
 
 #include "optiq/kernels/groups.h"
+#include "slice.h"
 
 namespace optiq::model {
 namespace {
@@ -16,9 +17,7 @@ constexpr int kKeyAxis = 4, kValueAxis = 3;
 
 /// Rows [begin, end) of [batch, kv_heads, rows, head_dim].
 mx::array rows_of(const mx::array& buffer, int begin, int end) {
-  mx::Shape stop = buffer.shape();
-  stop[2] = end;
-  return mx::slice(buffer, {0, 0, begin, 0}, stop);
+  return sliced(buffer, 2, begin, end);
 }
 
 /// Rows [begin, end) in a buffer for `capacity`.
@@ -40,10 +39,7 @@ mx::array with_rows(const mx::array& buffer, const mx::array& fresh, int valid) 
 
 /// Drops the first `gone` pages.
 void drop(mx::array& array, int gone) {
-  if (array.size() == 0) return;
-  mx::Shape start(array.ndim(), 0);
-  start[0] = gone;
-  array = mx::slice(array, start, array.shape());
+  if (array.size() > 0) array = sliced(array, 0, gone, array.shape(0));
 }
 
 void drop(CachePages& pages, int gone) {
@@ -132,17 +128,7 @@ mx::array unpacked_chunk(const CachePages& pages, CacheStorage storage, int axis
 
 /// Heads [first, end) of all pages: [pages, batch, heads, ...].
 mx::array unpacked_pages(const CachePages& pages, CacheStorage storage, int first, int end) {
-  return unpacked(pages, storage, [&](const mx::array& array) {
-    mx::Shape start(array.ndim(), 0), stop = array.shape();
-    start[2] = first;
-    stop[2] = end;
-    return mx::slice(array, start, stop);
-  });
-}
-
-/// Heads [first, end) of rows [0, rows) of a buffer.
-mx::array recent_rows(const mx::array& buffer, int rows, int first, int end) {
-  return mx::slice(buffer, {0, first, 0, 0}, {buffer.shape(0), end, rows, buffer.shape(3)});
+  return unpacked(pages, storage, [&](const mx::array& array) { return sliced(array, 2, first, end); });
 }
 
 mx::array transposed(const mx::array& x) {
@@ -172,15 +158,13 @@ void settle(LayerCache& cache) {
 }
 
 KeysValues unpacked_heads(const LayerCache& cache, int first, int end) {
-  const mx::array keys = recent_rows(cache.keys, cache.rows(), first, end),
-                  values = recent_rows(cache.values, cache.rows(), first, end);
+  const mx::array keys = sliced(rows_of(cache.keys, 0, cache.rows()), 1, first, end),
+                  values = sliced(rows_of(cache.values, 0, cache.rows()), 1, first, end);
   const int held = cache.packed - cache.released;
   if (held <= 0) return {keys, values};
   const auto behind_pages = [&](const mx::array& pages,
                                 const mx::array& recent) {  // [batch, heads, pages, ...]
-    mx::Shape stop = recent.shape();
-    stop[2] = held;
-    return mx::concatenate({mx::slice(mx::flatten(pages, 2, 3), {0, 0, 0, 0}, stop), recent}, 2);
+    return mx::concatenate({rows_of(mx::flatten(pages, 2, 3), 0, held), recent}, 2);
   };
   const mx::array key_pages = unpacked_pages(cache.key_pages, cache.format->keys, first, end),
                   value_pages = unpacked_pages(cache.value_pages, cache.format->values, first, end);

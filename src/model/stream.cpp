@@ -19,11 +19,11 @@ std::vector<FilePart> parts_of(const Model& model, std::int64_t layer) {
   return parts;
 }
 
+}  // namespace
+
 bool is_streamed(const Model& model) {
   return model.checkpoint().access() == Access::streamed;
 }
-
-}  // namespace
 
 StageWeights::StageWeights(const Model& model, std::int64_t layer, std::optional<std::int64_t> next) {
   if (!is_streamed(model)) return;
@@ -52,8 +52,8 @@ std::uint64_t largest_block_bytes(const Model& model) {
 
 std::uint64_t pass_bytes(const Model& model, std::int64_t tokens, std::int64_t sequences) {
   const ModelConfig& config = model.config();
-  const auto width = static_cast<std::uint64_t>(8 * config.hidden + 4 * config.intermediate +
-                                                config.heads * tokens);
+  const auto width =
+      static_cast<std::uint64_t>(8 * config.hidden + 4 * config.intermediate + config.heads * tokens);
   std::uint64_t largest = 0;
   for (const ModuleShape& module : model.modules()) {
     if (module.layer >= 0)

@@ -93,8 +93,7 @@ Result<double> estimate_seconds(const model::Model& model, const Recipe& recipe,
       draws * static_cast<double>(formats) * size.weights * 2 / (kProjectionBytesPerSecond * threads);
   const double profile = inputs + static_cast<double>(formats) * encoding +
                          sequences * (forward * (1 + 3 * draws) + projections);
-  const bool is_streamed = model.checkpoint().access() == Access::streamed;
-  const double plans = (1 + recipe.refine_rounds + (is_streamed ? 0 : kGuards)) *
+  const double plans = (1 + recipe.refine_rounds + (model::is_streamed(model) ? 0 : kGuards)) *
                        (encoding + (compensates ? 1.5 * inputs : 0.0) + 5 * kHeldOutSequences * forward);
   const RoundOptions rounding;
   const double steps = static_cast<double>(rounding.steps * rounding.batch_sequences);

@@ -8,6 +8,7 @@
 #include "support/quantized_model.h"
 #include "support/seed.h"
 #include "support/tiny_model.h"
+#include "support/token_ids.h"
 
 namespace optiq::engine {
 namespace {
@@ -16,8 +17,8 @@ namespace mx = mlx::core;
 using kernels::Compute;
 using kernels::cpu::CacheStorage;
 using test::Doubles;
-
-using Ids = std::vector<std::int32_t>;
+using test::Ids;
+using test::random_ids;
 
 /// As in tests/model/golden_test.cpp: about 20 roundings of dot products of up to 64 terms in a row.
 constexpr double kTolerance = 1e-5;
@@ -83,12 +84,6 @@ INSTANTIATE_TEST_SUITE_P(Families, EngineGoldenSteps,
                          testing::Values("llama", "llama-tied-biased", "llama-rope-llama3", "mistral-window",
                                          "qwen2-window", "qwen3", "phi3-window", "phi3-longrope-short"),
                          test::golden_name);
-
-Ids random_ids(Random& random, std::size_t count, std::uint64_t vocabulary) {
-  Ids ids(count);
-  for (std::int32_t& id : ids) id = static_cast<std::int32_t>(random.below(vocabulary));
-  return ids;
-}
 
 Doubles last_logits(const model::Model& model, const Ids& ids) {
   return test::logits_of(model, ids).back();

@@ -10,6 +10,7 @@
 #include "support/seed.h"
 #include "support/tensor_file.h"
 #include "support/tiny_model.h"
+#include "support/token_ids.h"
 
 namespace optiq::engine {
 namespace {
@@ -17,24 +18,13 @@ namespace {
 using enum kernels::cpu::CacheStorage;
 using kernels::Compute;
 using kernels::cpu::CacheFormat;
-using Ids = std::vector<std::int32_t>;
-using Logits = std::vector<float>;
+using test::copied;
+using test::fed;
+using test::Ids;
+using test::Logits;
+using test::random_ids;
 
 constexpr int kVocabulary = 64, kPositions = 5000;
-
-Ids random_ids(Random& random, std::size_t count) {
-  Ids ids(count);
-  for (std::int32_t& id : ids) id = static_cast<std::int32_t>(random.below(std::uint64_t{kVocabulary}));
-  return ids;
-}
-
-Logits copied(std::span<const float> logits) {
-  return {logits.begin(), logits.end()};
-}
-
-Logits fed(Engine& engine, const Ids& ids) {
-  return copied(engine.feed(ids).value());
-}
 
 class PromptCaches : public testing::Test {
  protected:

@@ -368,37 +368,39 @@ TEST(PackedCache, SlidesAndLetsGo) {
   }
 }
 
-TEST(PackedCache, ShortPassesGoInTiles) {
+/// A pass of so many tokens, in its own room or the default.
+struct RoomyPass {
+  int tokens = 0;
+  std::optional<AttentionRoom> room = {};
+};
+
+/// Passes one after another behind 1,500 tokens, with and without a window, in two formats.
+void check_passes(const Sizes& sizes, const std::vector<RoomyPass>& passes) {
   Random random(test::seed());
-  const Sizes sizes{.batch = 2, .kv_heads = 2, .group = 2};
   for (const int window : {0, 700}) {
     for (const CacheFormat format : {CacheFormat(CacheStorage::packed4, CacheStorage::packed3),
                                      CacheFormat(CacheStorage::f16, CacheStorage::packed5)}) {
       LayerCache cache = empty_cache(format);
       fill(cache, random_tokens(random, sizes, 1500), 512);
-      // Two pages a tile, one, and as many as there are.
-      check_pass(cache, random, sizes, 60, window, AttentionRoom{.scores = 2 * 60 * 8 * 256});
-      check_pass(cache, random, sizes, 3, window, AttentionRoom{.scores = 1});
-      check_pass(cache, random, sizes, 3, window, AttentionRoom{.scores = 1 << 16});
-      check_pass(cache, random, sizes, 1, window);
+      for (const RoomyPass& pass : passes) check_pass(cache, random, sizes, pass.tokens, window, pass.room);
     }
   }
 }
 
+TEST(PackedCache, ShortPassesGoInTiles) {
+  // Two pages a tile, one, and as many as there are.
+  check_passes({.batch = 2, .kv_heads = 2, .group = 2}, {{60, AttentionRoom{.scores = 2 * 60 * 8 * 256}},
+                                                         {3, AttentionRoom{.scores = 1}},
+                                                         {3, AttentionRoom{.scores = 1 << 16}},
+                                                         {1}});
+}
+
 TEST(PackedCache, LongPassesUnpackSomeHeadsAtATime) {
-  Random random(test::seed());
-  const Sizes sizes{.batch = 2, .kv_heads = 3, .group = 2};
-  for (const int window : {0, 700}) {
-    for (const CacheFormat format : {CacheFormat(CacheStorage::packed4, CacheStorage::packed3),
-                                     CacheFormat(CacheStorage::f16, CacheStorage::packed5)}) {
-      LayerCache cache = empty_cache(format);
-      fill(cache, random_tokens(random, sizes, 1500), 512);
-      // One head, two and then one, all.
-      check_pass(cache, random, sizes, 80, window, AttentionRoom{.unpacked_bytes = 1});
-      check_pass(cache, random, sizes, 64, window, AttentionRoom{.unpacked_bytes = 2 * 16 * 2 * 2000 * 64});
-      check_pass(cache, random, sizes, 100, window);
-    }
-  }
+  // One head, two and then one, all.
+  check_passes({.batch = 2, .kv_heads = 3, .group = 2},
+               {{80, AttentionRoom{.unpacked_bytes = 1}},
+                {64, AttentionRoom{.unpacked_bytes = 2 * 16 * 2 * 2000 * 64}},
+                {100}});
 }
 
 TEST(PackedCache, GoesBack) {

@@ -5,6 +5,7 @@
 
 #include "support/seed.h"
 #include "support/tiny_model.h"
+#include "support/token_ids.h"
 
 namespace optiq::runtime {
 namespace {
@@ -14,8 +15,7 @@ using kernels::cpu::CacheStorage;
 TEST(CachedQuality, EqualsTheGraphsButForWhatTheCacheRounds) {
   Random random(test::seed());
   const model::Model model = test::golden_model("llama");
-  std::vector<std::int32_t> tokens(700);
-  for (std::int32_t& token : tokens) token = static_cast<std::int32_t>(random.below(64));
+  const test::Ids tokens = test::random_ids(random, 700);
   const evaluate::Options options{.context = 300};
   const auto expected = evaluate::evaluate_text(model, nullptr, tokens, options, nullptr).value();
   const auto measured = [&](CacheStorage storage) {
@@ -39,8 +39,7 @@ TEST(CachedQuality, MeasuresTheDistanceToAReference) {
   const test::TemporaryFolder folder;
   const model::Model model =
       test::open_model(test::resized(test::ModelFolder::golden("llama"), random, 64, 512), folder.path());
-  std::vector<std::int32_t> tokens(400);
-  for (std::int32_t& token : tokens) token = static_cast<std::int32_t>(random.below(64));
+  const test::Ids tokens = test::random_ids(random, 400);
   const evaluate::Options options{.context = 400};
   const auto measured = [&](CacheStorage storage) {
     return evaluate_cached(model, &model, tokens, options, {kernels::Compute::f32, storage}, nullptr).value();

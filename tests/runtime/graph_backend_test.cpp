@@ -6,6 +6,7 @@
 #include "support/seed.h"
 #include "support/temporary_folder.h"
 #include "support/tiny_model.h"
+#include "support/token_ids.h"
 
 namespace optiq::runtime {
 namespace {
@@ -13,21 +14,14 @@ namespace {
 using enum kernels::cpu::CacheStorage;
 using kernels::cpu::CacheFormat;
 using test::Doubles;
+using test::fed;
+using test::Logits;
+using test::random_ids;
 
-std::vector<std::int32_t> random_tokens(Random& random, std::size_t count) {
-  std::vector<std::int32_t> tokens(count);
-  for (auto& token : tokens) token = static_cast<std::int32_t>(random.below(64));
-  return tokens;
-}
-
-Doubles fed(Backend& backend, const std::vector<std::int32_t>& tokens) {
-  const auto logits = backend.feed(tokens).value();
-  return {logits.begin(), logits.end()};
-}
-
-double distance(Doubles a, const Doubles& b) {
-  for (std::size_t i = 0; i < a.size(); ++i) a[i] -= b[i];
-  return test::norm(a) / test::norm(b);
+double distance(const Logits& a, const Logits& b) {
+  Doubles difference(a.begin(), a.end());
+  for (std::size_t i = 0; i < a.size(); ++i) difference[i] -= static_cast<double>(b[i]);
+  return test::norm(difference) / test::norm({b.begin(), b.end()});
 }
 
 /// What the engine, and a cache that is rounded once more, may differ by. On a GPU the graphs' activations
@@ -49,10 +43,10 @@ TEST(GraphBackend, CachesAsTheEngineDoes) {
       const auto graphs = make_graph_backend(model, options);
       engine::Engine engine(model, options);
       for (const std::size_t count : {700, 67, 1, 1, 90, 1}) {
-        const auto tokens = random_tokens(random, count);
-        const Doubles found = fed(*graphs, tokens);
+        const auto tokens = random_ids(random, count);
+        const Logits found = fed(*graphs, tokens);
         const auto expected = engine.feed(tokens).value();
-        EXPECT_LT(distance(found, Doubles(expected.begin(), expected.end())), tolerance()) << name;
+        EXPECT_LT(distance(found, test::copied(expected)), tolerance()) << name;
       }
     }
   }
@@ -62,14 +56,14 @@ TEST(GraphBackend, GoesBackAndOn) {
   Random random(test::seed());
   const model::Model model = test::wide_model("llama", random);
   const engine::Options options{.cache = {packed8, packed8}};
-  const auto tokens = random_tokens(random, 400);
+  const auto tokens = random_ids(random, 400);
   for (const std::size_t kept : {0, 128, 300, 390}) {
     const auto backend = make_graph_backend(model, options), fresh = make_graph_backend(model, options);
     (void)fed(*backend, tokens);
     EXPECT_EQ(backend->truncate(kept), kept);
     EXPECT_TRUE(backend->logits().empty());
     if (kept > 0) (void)fed(*fresh, {tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(kept)});
-    const auto more = random_tokens(random, 100);
+    const auto more = random_ids(random, 100);
     EXPECT_LT(distance(fed(*backend, more), fed(*fresh, more)), tolerance()) << kept;
   }
 }
@@ -79,7 +73,7 @@ TEST(GraphBackend, PeaksBelowThePlannedFigure) {
   if (model::mx::default_device() == model::mx::Device::cpu) GTEST_SKIP() << "the device is not a GPU";
   Random random(test::seed());
   const model::Model model = test::wide_model("llama", random, 32, 16);
-  (void)fed(*make_graph_backend(model, {}), random_tokens(random, 8));  // weights come to the GPU
+  (void)fed(*make_graph_backend(model, {}), random_ids(random, 8));  // weights come to the GPU
   for (const CacheFormat format :
        {CacheFormat(f16), CacheFormat(packed4), {packed8, packed3}, {f16, packed4}}) {
     for (const std::size_t context : {600, 4096, 20000, 32768}) {
@@ -87,8 +81,8 @@ TEST(GraphBackend, PeaksBelowThePlannedFigure) {
       model::mx::reset_peak_memory();
       const std::size_t before = model::mx::get_active_memory();
       const auto backend = make_graph_backend(model, {.cache = format});
-      (void)fed(*backend, random_tokens(random, context - 20));
-      for (int i = 0; i < 20; ++i) (void)fed(*backend, random_tokens(random, 1));
+      (void)fed(*backend, random_ids(random, context - 20));
+      for (int i = 0; i < 20; ++i) (void)fed(*backend, random_ids(random, 1));
       const plan::MemoryNeed need{.context_tokens = static_cast<std::int64_t>(context), .cache = format};
       const plan::MemoryUse planned = plan::memory_use(plan::memory_shape(model), need).value();
       EXPECT_LE(model::mx::get_peak_memory() - before, planned.total()) << context << " tokens";

@@ -11,6 +11,7 @@
 #include "support/seed.h"
 #include "support/tensor_file.h"
 #include "support/tiny_model.h"
+#include "support/token_ids.h"
 
 namespace optiq::runtime {
 namespace {
@@ -19,29 +20,18 @@ namespace mx = model::mx;
 using enum kernels::cpu::CacheStorage;
 using engine::Options;
 using kernels::cpu::CacheFormat;
+using test::copied;
+using test::fed;
+using test::Ids;
+using test::Logits;
+using test::random_ids;
 using test::TensorFile;
-using Ids = std::vector<std::int32_t>;
-using Logits = std::vector<float>;
-
-Logits copied(std::span<const float> logits) {
-  return {logits.begin(), logits.end()};
-}
-
-Logits fed(Backend& backend, const Ids& ids) {
-  return copied(backend.feed(ids).value());
-}
 
 class GraphCaches : public testing::Test {
  protected:
-  Ids random_ids(std::size_t count) {
-    Ids ids(count);
-    for (std::int32_t& id : ids) id = static_cast<std::int32_t>(random_.below(std::uint64_t{64}));
-    return ids;
-  }
-
   void expect_the_same_from_here(Backend& first, Backend& second, std::size_t held) {
     for (const std::size_t pass : {1, 1, 5, 60, 1, 200, 1}) {
-      const Ids next = random_ids(pass);
+      const Ids next = random_ids(random_, pass);
       ASSERT_EQ(fed(second, next), fed(first, next)) << "a pass of " << pass;
       held += pass;
     }
@@ -52,7 +42,7 @@ class GraphCaches : public testing::Test {
 
   void expect_the_same_sequence(const model::Model& model, const Options& options, std::size_t tokens) {
     const auto first = make_graph_backend(model, options), second = make_graph_backend(model, options);
-    const Ids prompt = random_ids(tokens);
+    const Ids prompt = random_ids(random_, tokens);
     const Logits behind = fed(*first, prompt);
     ASSERT_TRUE(first->save(file_, prompt));
     const auto read = second->restore(file_);
@@ -93,7 +83,7 @@ TEST_F(GraphCaches, GoOnToTheBitBehindSlidingWindows) {
   // What the windows have let go of is not in the file.
   const auto bytes_of = [&](std::size_t tokens, CacheFormat format) {
     const auto backend = make_graph_backend(model, {.cache = format});
-    const Ids ids = random_ids(tokens);
+    const Ids ids = random_ids(random_, tokens);
     fed(*backend, ids);
     EXPECT_TRUE(backend->save(file_, ids));
     return std::filesystem::file_size(file_);
@@ -110,7 +100,7 @@ TEST_F(GraphCaches, HoldASequenceThatWentBack) {
         SCOPED_TRACE(fmt::format("{} {}", name, kept));
         const auto first = make_graph_backend(model, {.cache = format}),
                    second = make_graph_backend(model, {.cache = format});
-        Ids prompt = random_ids(500);
+        Ids prompt = random_ids(random_, 500);
         fed(*first, prompt);
         prompt.resize(kept);
         ASSERT_EQ(first->truncate(kept), kept);
@@ -135,7 +125,7 @@ TEST_F(GraphCaches, TakeNoMoreMemoryThanBefore) {
       mx::clear_cache();
       return mx::get_active_memory() - before;
     };
-    const Ids prompt = random_ids(1000);
+    const Ids prompt = random_ids(random_, 1000);
     std::size_t computed = 0;
     {
       const auto backend = make_graph_backend(model, {.cache = format});
@@ -176,7 +166,7 @@ class BadGraphCaches : public GraphCaches {
  protected:
   void SetUp() override {
     const auto backend = make_graph_backend(model_, options_);
-    prompt_ = random_ids(300);
+    prompt_ = random_ids(random_, 300);
     fed(*backend, prompt_);
     ASSERT_TRUE(backend->save(file_, prompt_));
     good_ = TensorFile::read(file_);
@@ -301,7 +291,7 @@ TEST_F(BadGraphCaches, ThatLackWhatAWindowSeesAreRefused) {
   const auto without = [&](CacheFormat format, std::size_t tokens, const std::string& tensor,
                            std::int64_t extent) {
     const auto backend = make_graph_backend(model, {.block_caches = {f16, format}});
-    const Ids ids = random_ids(tokens);
+    const Ids ids = random_ids(random_, tokens);
     fed(*backend, ids);
     EXPECT_TRUE(backend->save(file_, ids));
     TensorFile content = TensorFile::read(file_);
@@ -334,7 +324,8 @@ TEST_F(BadGraphCaches, OfNonsenseDoNoHarm) {
   }
   nonsense.write(folder_.path() / "bent");
   ASSERT_TRUE(backend_->restore(folder_.path() / "bent"));
-  for (const std::size_t count : {1, 70, 200}) EXPECT_EQ(fed(*backend_, random_ids(count)).size(), 64u);
+  for (const std::size_t count : {1, 70, 200})
+    EXPECT_EQ(fed(*backend_, random_ids(random_, count)).size(), 64u);
   EXPECT_EQ(backend_->truncate(100), 100u);
   EXPECT_EQ(fed(*backend_, {1}).size(), 64u);
 

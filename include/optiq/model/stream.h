@@ -14,6 +14,9 @@ namespace optiq::model {
 /// The stage of what stands outside the blocks: embeddings, final norm, head.
 inline constexpr std::int64_t kOutsideBlocks = -1;
 
+/// Whether whoever computes says by StageWeights which weights are in use.
+bool is_streamed(const Model& model);
+
 /// Weights of one stage while they are computed with. Of a streamed model those of `next` are read ahead on
 /// another thread meanwhile, and at the end the pages of this stage are given back; evaluate what was built
 /// from them before. Of a model that is kept nothing happens.
